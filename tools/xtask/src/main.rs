@@ -1,0 +1,2 @@
+//! `cargo xtask`: set up, build, demonstrate and test this workspace.
+fn main() {}
