@@ -1,1 +1,8 @@
-//! Being written.
+//! GENEVE (RFC 8926) and what a node needs around it.
+//!
+//! - [`geneve`]: the codec. `no_std`, no allocation, no panic; its [`geneve::Header`] is a plain
+//!   8-byte structure, so that the eBPF programs build headers with the same code as user space.
+#![cfg_attr(not(any(feature = "std", test)), no_std)]
+#![forbid(unsafe_code)]
+
+pub mod geneve;
