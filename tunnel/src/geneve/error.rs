@@ -2,7 +2,10 @@
 
 use core::fmt;
 
-use super::header::{MAX_OPTIONS_LEN, Vni};
+use super::{
+    header::{MAX_OPTIONS_LEN, Vni},
+    option::MAX_OPTION_DATA_LEN,
+};
 
 /// Why bytes are not a GENEVE packet, or values cannot be written as one.
 ///
@@ -21,8 +24,25 @@ pub enum Error {
     Version(u8),
     /// A network identifier that needs more than 24 bits.
     VniTooLarge(u32),
-    /// Options of this length cannot be written: not a multiple of 4, or above 252.
+    /// Options that together have this length cannot be: not a multiple of 4, or above 252.
     OptionsLength(usize),
+    /// An option with data of this length cannot be: not a multiple of 4, or above 124.
+    OptionLength(usize),
+    /// An option ends after the options do: the receiver must drop the packet (RFC 8926
+    /// section 3.5).
+    OptionOverrun {
+        /// Length of the option.
+        needed: usize,
+        /// What remains of the options.
+        left: usize,
+    },
+    /// An option is critical, and the C bit of the header does not say so.
+    CriticalNotFlagged {
+        /// Class of the option.
+        class: u16,
+        /// Type of the option.
+        kind: u8,
+    },
 }
 
 impl fmt::Display for Error {
@@ -47,8 +67,21 @@ impl fmt::Display for Error {
             ),
             Self::OptionsLength(len) => write!(
                 f,
-                "GENEVE options of {len} bytes cannot be written, \
-                 give a multiple of 4 up to {MAX_OPTIONS_LEN}"
+                "GENEVE options cannot have {len} bytes, only a multiple of 4 up to \
+                 {MAX_OPTIONS_LEN}"
+            ),
+            Self::OptionLength(len) => write!(
+                f,
+                "data of a GENEVE option cannot have {len} bytes, only a multiple of 4 up to \
+                 {MAX_OPTION_DATA_LEN}"
+            ),
+            Self::OptionOverrun { needed, left } => write!(
+                f,
+                "GENEVE option needs {needed} bytes, {left} remain of the options"
+            ),
+            Self::CriticalNotFlagged { class, kind } => write!(
+                f,
+                "GENEVE option {class:04x}:{kind:02x} is critical, the sender must set the C bit"
             ),
         }
     }

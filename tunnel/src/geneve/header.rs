@@ -87,14 +87,20 @@ impl Header {
     ///
     /// [`Error::OptionsLength`] if `len` is no multiple of 4 or above [`MAX_OPTIONS_LEN`].
     #[inline]
-    pub const fn with_options_len(mut self, len: usize) -> Result<Self, Error> {
+    pub const fn with_options_len(self, len: usize) -> Result<Self, Error> {
         if len > MAX_OPTIONS_LEN || !len.is_multiple_of(4) {
             return Err(Error::OptionsLength(len));
         }
         #[expect(clippy::cast_possible_truncation, reason = "at most 63, checked above")]
-        let words = (len / 4) as u8;
-        self.version_and_length = (self.version_and_length & !LENGTH_MASK) | words;
-        Ok(self)
+        Ok(self.with_options_words((len / 4) as u8))
+    }
+
+    /// The same header, announcing options of `words` words of 4 bytes, 0..=63.
+    #[inline]
+    pub(super) const fn with_options_words(mut self, words: u8) -> Self {
+        self.version_and_length &= !LENGTH_MASK;
+        self.version_and_length |= words & LENGTH_MASK;
+        self
     }
 
     /// The same header with the O bit set or cleared: the payload is a control message.
@@ -226,6 +232,9 @@ const fn set(flags: u8, bit: u8, on: bool) -> u8 {
 pub struct Vni(u32);
 
 impl Vni {
+    /// The smallest identifier, 0.
+    pub const MIN: Self = Self(0);
+
     /// The largest identifier, 16777215.
     pub const MAX: Self = Self(0xff_ffff);
 

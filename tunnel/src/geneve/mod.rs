@@ -7,9 +7,19 @@
 //! ```
 //!
 //! - [`Header`] is the fixed part as a plain structure, for code that knows its packet (eBPF).
+//! - [`Packet`] reads and writes a packet in a buffer, field by field.
+//! - [`Repr`] is a header as a value, with its [`Options`] of [`Opt`]: parsed, compared, emitted.
+//!
+//! Nothing here allocates, and nothing panics whatever the bytes are.
 
 mod error;
 mod header;
+mod option;
+mod packet;
+mod repr;
 
 pub use error::Error;
 pub use header::{ETHERTYPE_TEB, HEADER_LEN, Header, MAX_OPTIONS_LEN, UDP_PORT, VERSION, Vni};
+pub use option::{CRITICAL, MAX_OPTION_DATA_LEN, OPTION_HEADER_LEN, Opt, Options, OptionsIter};
+pub use packet::Packet;
+pub use repr::Repr;
