@@ -1,0 +1,295 @@
+//! Making virtual interfaces.
+
+use std::{fmt, fs::File, net::IpAddr, os::fd::AsRawFd, path::Path};
+
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    link::{InfoData, InfoVeth, LinkMessage},
+};
+use nix::errno::Errno;
+use rtnetlink::{
+    LinkBridge, LinkDummy, LinkGeneve, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan,
+};
+
+use super::{Change, Link, Mac, Netlink, NetlinkError, link::check_name};
+use crate::geneve::Vni;
+
+/// One end of a veth pair.
+#[derive(Clone, Copy, Debug)]
+pub struct VethEnd<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its Ethernet address; the kernel draws one if there is none.
+    pub mac: Option<Mac>,
+    /// The namespace to make it in: a bind mount or `/proc/<pid>/ns/net`; else this one.
+    pub netns: Option<&'a Path>,
+    /// Its MTU; 1500 if there is none.
+    pub mtu_bytes: Option<u32>,
+}
+
+impl<'a> VethEnd<'a> {
+    /// An end in this namespace with the kernel's defaults.
+    #[must_use]
+    pub fn new(name: &'a str) -> Self {
+        Self {
+            name,
+            mac: None,
+            netns: None,
+            mtu_bytes: None,
+        }
+    }
+
+    fn apply<T>(&self, mut link: LinkMessageBuilder<T>) -> LinkMessageBuilder<T> {
+        if let Some(mac) = self.mac {
+            link = link.address(mac.to_vec());
+        }
+        if let Some(mtu_bytes) = self.mtu_bytes {
+            link = link.mtu(mtu_bytes);
+        }
+        link
+    }
+}
+
+/// A GENEVE or VXLAN interface of the kernel.
+#[derive(Clone, Copy, Debug)]
+pub struct TunnelLink<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Whether each packet brings its own tunnel key, as eBPF programs set it with
+    /// `bpf_skb_set_tunnel_key`. Network identifier and remote address are then not given.
+    pub collect_metadata: bool,
+    /// UDP port that it receives on and sends to.
+    pub port: u16,
+    /// Network identifier, up to 24 bits.
+    pub vni: Option<u32>,
+    /// The other end.
+    pub remote: Option<IpAddr>,
+    /// Address to send from and receive on; GENEVE takes one from Linux 6.16 on.
+    pub local: Option<IpAddr>,
+    /// Its MTU, of the inner packets; the kernel's guess if there is none.
+    pub mtu_bytes: Option<u32>,
+    /// Whether outer IPv6 packets are sent and taken without a UDP checksum (RFC 6935, RFC 6936).
+    pub zero_checksum6: bool,
+}
+
+impl<'a> TunnelLink<'a> {
+    /// An interface whose packets bring their own tunnel key.
+    #[must_use]
+    pub fn metadata(name: &'a str, port: u16) -> Self {
+        Self {
+            name,
+            collect_metadata: true,
+            port,
+            vni: None,
+            remote: None,
+            local: None,
+            mtu_bytes: None,
+            zero_checksum6: false,
+        }
+    }
+
+    /// An interface to one other end.
+    #[must_use]
+    pub fn to(name: &'a str, port: u16, vni: u32, remote: IpAddr) -> Self {
+        Self {
+            collect_metadata: false,
+            vni: Some(vni),
+            remote: Some(remote),
+            ..Self::metadata(name, port)
+        }
+    }
+
+    /// Refuses what the kernel refuses with a bare `EINVAL`, or takes in silence.
+    fn check(&self, operation: impl fmt::Display) -> Result<(), NetlinkError> {
+        let reason = if self.collect_metadata && (self.vni.is_some() || self.remote.is_some()) {
+            "packets bring their own tunnel key (collect_metadata), so give neither a network \
+             identifier nor a remote address"
+        } else if !self.collect_metadata && self.vni.is_none() {
+            "give a network identifier, or collect_metadata"
+        } else if self.vni.is_some_and(|vni| Vni::new(vni).is_none()) {
+            "a network identifier has 24 bits, 0 to 16777215"
+        } else if self.port == 0 {
+            "give a UDP port other than 0"
+        } else {
+            return Ok(());
+        };
+        Err(NetlinkError::Invalid {
+            operation: operation.to_string(),
+            reason: reason.to_owned(),
+        })
+    }
+}
+
+/// Writes what both kinds of tunnel take; their builders share names, but no trait.
+macro_rules! with_spec {
+    ($link:expr, $spec:expr) => {{
+        let mut link = $link.port($spec.port);
+        if let Some(vni) = $spec.vni {
+            link = link.id(vni);
+        }
+        link = match $spec.remote {
+            Some(IpAddr::V4(remote)) => link.remote(remote),
+            Some(IpAddr::V6(remote)) => link.remote6(remote),
+            None => link,
+        };
+        link = match $spec.local {
+            Some(IpAddr::V4(local)) => link.local(local),
+            Some(IpAddr::V6(local)) => link.local6(local),
+            None => link,
+        };
+        if $spec.zero_checksum6 {
+            link = link.udp_zero_csum6_tx(true).udp_zero_csum6_rx(true);
+        }
+        if let Some(mtu_bytes) = $spec.mtu_bytes {
+            link = link.mtu(mtu_bytes);
+        }
+        link
+    }};
+}
+
+impl Netlink {
+    /// Makes a veth pair; returns the near end. Both ends are off.
+    ///
+    /// The far end is made in its namespace at once, it never shows up in this one.
+    ///
+    /// # Errors
+    ///
+    /// [`NetlinkError::OpenNamespace`] if the far end's namespace cannot be opened,
+    /// [`NetlinkError::Invalid`] for a bad name or a near end in another namespace, the kernel's
+    /// refusal: `EEXIST` if a name is taken, `EPERM` without `CAP_NET_ADMIN` in both namespaces.
+    pub fn add_veth(&self, near: VethEnd<'_>, far: VethEnd<'_>) -> Result<Link, NetlinkError> {
+        let operation = format!("add veth pair {:?} and {:?}", near.name, far.name);
+        check_name(&operation, near.name)?;
+        check_name(&operation, far.name)?;
+        if near.netns.is_some() {
+            return Err(NetlinkError::Invalid {
+                operation,
+                reason: "the near end is made in this handle's namespace, give a namespace for \
+                         the far end only"
+                    .to_owned(),
+            });
+        }
+        let mut peer = far.apply(LinkUnspec::new_with_name(far.name));
+        // Open until the kernel has answered: the message names it by number.
+        let _netns = match far.netns {
+            Some(path) => {
+                let file = File::open(path).map_err(|source| NetlinkError::OpenNamespace {
+                    path: path.to_owned(),
+                    source,
+                })?;
+                peer = peer.setns_by_fd(file.as_raw_fd());
+                Some(file)
+            }
+            None => None,
+        };
+        let link = LinkVeth::new(near.name, far.name)
+            .set_info_data(InfoData::Veth(InfoVeth::Peer(peer.build())));
+        self.create(operation, near.name, near.apply(link).build())
+    }
+
+    /// Makes a bridge, off.
+    ///
+    /// # Errors
+    ///
+    /// [`NetlinkError::Invalid`] for a bad name; the kernel's refusal: `EEXIST` if the name is
+    /// taken, [`NetlinkError::Unsupported`] if the kernel has no bridges.
+    pub fn add_bridge(&self, name: &str) -> Result<Link, NetlinkError> {
+        self.create(
+            format_args!("add bridge {name:?}"),
+            name,
+            LinkBridge::new(name).build(),
+        )
+        .map_err(|error| without_driver(error, "this kernel has no bridge device", MODULE))
+    }
+
+    /// Makes a dummy interface, off: it takes every packet and drops it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Netlink::add_bridge`].
+    pub fn add_dummy(&self, name: &str) -> Result<Link, NetlinkError> {
+        self.create(
+            format_args!("add dummy interface {name:?}"),
+            name,
+            LinkDummy::new(name).build(),
+        )
+        .map_err(|error| without_driver(error, "this kernel has no dummy device", MODULE))
+    }
+
+    /// Makes a VXLAN interface (RFC 7348), off.
+    ///
+    /// It does not learn from what it receives (`nolearning`): a forged packet must not move an
+    /// address to another node.
+    ///
+    /// # Errors
+    ///
+    /// [`NetlinkError::Invalid`] for a specification that makes no sense,
+    /// [`NetlinkError::Unsupported`] if the kernel has no VXLAN, the kernel's refusal otherwise:
+    /// `EEXIST` if the name, or the network identifier on this port, is taken.
+    pub fn add_vxlan(&self, spec: &TunnelLink<'_>) -> Result<Link, NetlinkError> {
+        let operation = format!("add VXLAN interface {:?}", spec.name);
+        spec.check(&operation)?;
+        let mut link = LinkMessageBuilder::<LinkVxlan>::new(spec.name).learning(false);
+        if spec.collect_metadata {
+            link = link.collect_metadata(true);
+        }
+        let link = with_spec!(link, spec);
+        self.create(operation, spec.name, link.build())
+            .map_err(|error| without_driver(error, "this kernel has no vxlan device", MODULE))
+    }
+
+    /// Makes a GENEVE interface (RFC 8926), off.
+    ///
+    /// # Errors
+    ///
+    /// As [`Netlink::add_vxlan`].
+    pub fn add_geneve(&self, spec: &TunnelLink<'_>) -> Result<Link, NetlinkError> {
+        let operation = format!("add GENEVE interface {:?}", spec.name);
+        spec.check(&operation)?;
+        let mut link = LinkMessageBuilder::<LinkGeneve>::new(spec.name);
+        if spec.collect_metadata {
+            link = link.collect_metadata();
+        }
+        let link = with_spec!(link, spec);
+        self.create(operation, spec.name, link.build())
+            .map_err(|error| {
+                without_driver(
+                    error,
+                    "this kernel has no geneve device",
+                    "load the geneve module, or encapsulate in eBPF (tunnel mode `direct`)",
+                )
+            })
+    }
+
+    fn create(
+        &self,
+        operation: impl fmt::Display,
+        name: &str,
+        message: LinkMessage,
+    ) -> Result<Link, NetlinkError> {
+        check_name(&operation, name)?;
+        let request = RouteNetlinkMessage::NewLink(message);
+        self.change(&operation, Change::Create, request)?;
+        self.link(name)?.ok_or_else(|| NetlinkError::Answer {
+            operation: operation.to_string(),
+            missing: "such interface any more: it was renamed or deleted at once",
+        })
+    }
+}
+
+const MODULE: &str = "load its module, or use a kernel built with it";
+
+/// Tells "no such driver" from other refusals.
+fn without_driver(error: NetlinkError, what: &'static str, remedy: &'static str) -> NetlinkError {
+    match error {
+        NetlinkError::Kernel { operation, source } if source.errno == Errno::EOPNOTSUPP as i32 => {
+            NetlinkError::Unsupported {
+                operation,
+                what,
+                remedy,
+                source,
+            }
+        }
+        other => other,
+    }
+}
