@@ -63,13 +63,11 @@ pub enum NetlinkError {
         /// What is wrong with the value, and what is allowed.
         reason: String,
     },
-    /// The kernel's tables changed under every attempt to list them.
-    #[error("{operation}: the list changed {attempts} times while it was read, try again")]
+    /// The kernel's table changed under every attempt to list it, for two seconds.
+    #[error("{operation}: the list keeps changing while it is read, try again")]
     Interrupted {
         /// What was asked for.
         operation: String,
-        /// How often it was tried.
-        attempts: u32,
     },
     /// The kernel's answer lacks what was asked for.
     #[error("{operation}: the kernel's answer has no {missing}")]

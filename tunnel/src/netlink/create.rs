@@ -64,7 +64,7 @@ pub struct TunnelLink<'a> {
     pub vni: Option<u32>,
     /// The other end.
     pub remote: Option<IpAddr>,
-    /// Address to send from and receive on; GENEVE takes one from Linux 6.16 on.
+    /// Address to send from and receive on. VXLAN only.
     pub local: Option<IpAddr>,
     /// Its MTU, of the inner packets; the kernel's guess if there is none.
     pub mtu_bytes: Option<u32>,
@@ -130,11 +130,6 @@ macro_rules! with_spec {
         link = match $spec.remote {
             Some(IpAddr::V4(remote)) => link.remote(remote),
             Some(IpAddr::V6(remote)) => link.remote6(remote),
-            None => link,
-        };
-        link = match $spec.local {
-            Some(IpAddr::V4(local)) => link.local(local),
-            Some(IpAddr::V6(local)) => link.local6(local),
             None => link,
         };
         if $spec.zero_checksum6 {
@@ -233,6 +228,11 @@ impl Netlink {
         if spec.collect_metadata {
             link = link.collect_metadata(true);
         }
+        link = match spec.local {
+            Some(IpAddr::V4(local)) => link.local(local),
+            Some(IpAddr::V6(local)) => link.local6(local),
+            None => link,
+        };
         let link = with_spec!(link, spec);
         self.create(operation, spec.name, link.build())
             .map_err(|error| without_driver(error, "this kernel has no vxlan device", MODULE))
@@ -242,10 +242,17 @@ impl Netlink {
     ///
     /// # Errors
     ///
-    /// As [`Netlink::add_vxlan`].
+    /// As [`Netlink::add_vxlan`]; [`NetlinkError::Invalid`] also for a local address.
     pub fn add_geneve(&self, spec: &TunnelLink<'_>) -> Result<Link, NetlinkError> {
         let operation = format!("add GENEVE interface {:?}", spec.name);
         spec.check(&operation)?;
+        if spec.local.is_some() {
+            return Err(NetlinkError::Invalid {
+                operation,
+                // Most kernels skip the attribute (IFLA_GENEVE_LOCAL) without a word.
+                reason: "a GENEVE interface takes no local address, leave it out".to_owned(),
+            });
+        }
         let mut link = LinkMessageBuilder::<LinkGeneve>::new(spec.name);
         if spec.collect_metadata {
             link = link.collect_metadata();

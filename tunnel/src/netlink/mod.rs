@@ -1,7 +1,7 @@
 //! Links, addresses, routes and neighbours of one network namespace (rtnetlink(7)).
 //!
 //! [`Netlink`] is a handle to a thread that holds one netlink socket. Every call blocks until the
-//! kernel has answered, some tens of microseconds, and may be made from any thread, inside or
+//! kernel has answered, about a tenth of a millisecond, and may be made from any thread, inside or
 //! outside a tokio runtime.
 //!
 //! Objects that may or may not be there are handled without a race: what adds says whether it was
@@ -36,7 +36,12 @@ mod route;
 mod route_wire;
 mod worker;
 
-use std::{fmt, path::Path, sync::Arc};
+use std::{
+    fmt,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use netlink_packet_route::RouteNetlinkMessage;
 use nix::errno::Errno;
@@ -101,18 +106,16 @@ impl Netlink {
         operation: impl fmt::Display,
         request: &RouteNetlinkMessage,
     ) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
-        const ATTEMPTS: u32 = 16;
+        /// A list takes a millisecond per thousand entries: this is many attempts.
+        const PATIENCE: Duration = Duration::from_secs(2);
 
-        for _ in 0..ATTEMPTS {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
             match self.exchange(request.clone(), NLM_F_DUMP) {
-                Err(Failure::Interrupted) => {}
-                outcome => return outcome.map_err(|failure| explain(&operation, failure)),
+                Err(Failure::Interrupted) if Instant::now() < deadline => {}
+                outcome => return outcome.map_err(|failure| explain(operation, failure)),
             }
         }
-        Err(NetlinkError::Interrupted {
-            operation: operation.to_string(),
-            attempts: ATTEMPTS,
-        })
     }
 
     /// Asks for one object.
@@ -134,7 +137,7 @@ impl Netlink {
         request: RouteNetlinkMessage,
     ) -> Result<(), NetlinkError> {
         let outcome = self.exchange(request, NLM_F_ACK | how.flags());
-        tracing::debug!(target: "netlink", %operation, refused = outcome.is_err());
+        tracing::debug!(%operation, refused = outcome.is_err(), "netlink");
         match outcome {
             Ok(_) => Ok(()),
             Err(failure) => Err(explain(operation, failure)),
@@ -177,10 +180,7 @@ fn explain(operation: impl fmt::Display, failure: Failure) -> NetlinkError {
     let operation = operation.to_string();
     match failure {
         Failure::Kernel(source) => NetlinkError::Kernel { operation, source },
-        Failure::Interrupted => NetlinkError::Interrupted {
-            operation,
-            attempts: 1,
-        },
+        Failure::Interrupted => NetlinkError::Interrupted { operation },
         Failure::Closed => NetlinkError::Closed { operation },
     }
 }

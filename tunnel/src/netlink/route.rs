@@ -255,7 +255,8 @@ impl Netlink {
     /// Deletes a route; says whether it was there.
     ///
     /// It is the first one with this destination, table and kind, and with the gateway,
-    /// interface and metric where they are given. MTU, source address and protocol do not matter.
+    /// interface and metric where they are given. MTU, source address and protocol do not matter,
+    /// and in IPv6 the kind does not either.
     ///
     /// # Errors
     ///

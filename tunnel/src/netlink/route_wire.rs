@@ -208,3 +208,121 @@ impl From<u8> for RouteKind {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_route::RouteNetlinkMessage;
+    use proptest::{collection::vec, option, prelude::*};
+    use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_route_survives_the_message(route in route()) {
+            let read = decode(through_bytes(encode(&route))).unwrap();
+            let destination = route.destination.trunc();
+            prop_assert_eq!(read, Route { destination, ..route });
+        }
+
+        #[test]
+        fn a_deletion_names_no_scope_and_no_protocol(route in route()) {
+            let message = through_bytes(encode_key(&route));
+            prop_assert_eq!(message.header.scope, RouteScope::NoWhere);
+            let read = decode(message).unwrap();
+            prop_assert_eq!((read.protocol, read.mtu_bytes, read.source), (0, None, None));
+            prop_assert_eq!(read.destination, route.destination.trunc());
+            prop_assert_eq!((read.gateway, read.index), (route.gateway, route.index));
+            prop_assert_eq!((read.metric, read.table), (route.metric, route.table));
+        }
+    }
+
+    #[test]
+    fn other_families_and_cached_routes_are_left_out() {
+        let mut message = RouteMessage::default();
+        message.header.address_family = AddressFamily::Mpls;
+        assert_eq!(decode(message), None);
+        let mut message = encode(&Route::to("10.0.0.0/8".parse().unwrap()));
+        message.header.flags |= RouteFlags::Cloned;
+        assert_eq!(decode(message), None);
+    }
+
+    fn through_bytes(message: RouteMessage) -> RouteMessage {
+        let mut message = NetlinkMessage::from(RouteNetlinkMessage::NewRoute(message));
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        match NetlinkMessage::deserialize(&bytes).unwrap().payload {
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(message)) => message,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn route() -> impl Strategy<Value = Route> {
+        let hops = |v4| vec(hop(v4), 1..4);
+        let shape = any::<bool>().prop_flat_map(move |v4| {
+            let one = (option::of(gateway(v4)), option::of(1..=u32::MAX))
+                .prop_map(|(gateway, index)| (gateway, index, Vec::new()));
+            let several = hops(v4).prop_map(|hops| (None, None, hops));
+            (net(v4), option::of(address(v4)), prop_oneof![one, several])
+        });
+        let rest = (
+            option::of(1..=u32::MAX),
+            option::of(1..=u32::MAX),
+            any::<bool>(),
+            1..=u32::MAX,
+            any::<u8>(),
+            any::<u8>().prop_map(RouteKind::from),
+        );
+        (shape, rest).prop_map(|(shape, rest)| {
+            let (destination, source, (gateway, index, next_hops)) = shape;
+            let (mtu_bytes, metric, on_link, table, protocol, kind) = rest;
+            Route {
+                destination,
+                gateway,
+                index,
+                source,
+                mtu_bytes,
+                metric,
+                on_link,
+                table,
+                protocol,
+                kind,
+                next_hops,
+            }
+        })
+    }
+
+    fn hop(v4: bool) -> impl Strategy<Value = NextHop> {
+        let parts = (
+            option::of(gateway(v4)),
+            1..=u32::MAX,
+            1..=256_u16,
+            any::<bool>(),
+        );
+        parts.prop_map(|(gateway, index, weight, on_link)| NextHop {
+            gateway,
+            index,
+            weight,
+            on_link,
+        })
+    }
+
+    /// An IPv4 route can have a gateway of either family.
+    fn gateway(v4: bool) -> impl Strategy<Value = IpAddr> {
+        any::<bool>().prop_flat_map(move |other| address(v4 && !other))
+    }
+
+    fn net(v4: bool) -> impl Strategy<Value = IpNet> {
+        let longest: u8 = if v4 { 32 } else { 128 };
+        (address(v4), 0..=longest).prop_map(|(address, len)| IpNet::new(address, len).unwrap())
+    }
+
+    fn address(v4: bool) -> impl Strategy<Value = IpAddr> {
+        if v4 {
+            any::<Ipv4Addr>().prop_map(IpAddr::from).boxed()
+        } else {
+            any::<Ipv6Addr>().prop_map(IpAddr::from).boxed()
+        }
+    }
+}

@@ -238,3 +238,59 @@ fn open_error(path: &Path, source: io::Error) -> NetlinkError {
         source,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rtnetlink::packet_core::{ErrorBuffer, Parseable};
+
+    use super::*;
+
+    const CAPPED: u16 = 0x100;
+    const TLVS: u16 = 0x200;
+
+    #[test]
+    fn the_sentence_is_found_behind_the_request() {
+        // NLMSGERR_ATTR_OFFS (2), then NLMSGERR_ATTR_MSG (1) with its terminator and padding.
+        let attributes = b"\x08\0\x02\0\x10\0\0\0\x0b\0\x01\0No way\0\0";
+        let capped = [&request(16)[..], attributes].concat();
+        // A request of 17 bytes is padded to 20.
+        let whole = [&request(17)[..], &[0; 4], attributes].concat();
+        for (flags, bytes, message) in [
+            (CAPPED | TLVS, &capped, Some("No way")),
+            (TLVS, &whole, Some("No way")),
+            (CAPPED, &capped, None),
+            (0, &whole, None),
+        ] {
+            let refusal = refuse(flags, bytes);
+            assert_eq!(refusal.errno, 22);
+            assert_eq!(refusal.message.as_deref(), message, "{flags:#x}");
+        }
+    }
+
+    #[test]
+    fn a_broken_answer_still_gives_the_number() {
+        for bytes in [
+            &[][..],
+            &[1],
+            &request(u32::MAX),
+            &request(16),
+            &[request(16), request(0)].concat(),
+        ] {
+            let refusal = refuse(TLVS, bytes);
+            assert_eq!((refusal.errno, refusal.message), (22, None));
+        }
+    }
+
+    /// The header of a request that says it has this length.
+    fn request(len: u32) -> [u8; 16] {
+        let mut header = [0; 16];
+        header[..4].copy_from_slice(&len.to_ne_bytes());
+        header
+    }
+
+    fn refuse(flags: u16, rest: &[u8]) -> KernelError {
+        let bytes = [&(-22_i32).to_ne_bytes()[..], rest].concat();
+        let error = ErrorMessage::parse(&ErrorBuffer::new_checked(&bytes).unwrap()).unwrap();
+        refusal(flags, &error)
+    }
+}

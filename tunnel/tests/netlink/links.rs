@@ -1,0 +1,160 @@
+//! Interfaces: made, set, read back.
+
+use datapath_tunnel::netlink::{Link, NetlinkError, Scope, TunnelLink};
+use nix::errno::Errno;
+
+use crate::{
+    lab::{FAR_MAC, NEAR_MAC, PATIENT, Pair, cable, chain, errno, eventually, ip, reaches},
+    namespace::Namespace,
+};
+
+#[test]
+fn veth_pair_carries_packets_between_namespaces() {
+    let pair = Pair::new();
+    assert_eq!(pair.near.kind.as_deref(), Some("veth"));
+    assert_eq!((pair.near.mac, pair.near.mtu_bytes), (NEAR_MAC, 1400));
+    assert_eq!((pair.far.mac, pair.far.mtu_bytes), (FAR_MAC, 1500));
+    assert_eq!(pair.near.peer_index, Some(pair.far.index));
+    assert_eq!(pair.far.peer_index, Some(pair.near.index));
+    assert!(pair.node_net.link("eth0").unwrap().is_none());
+    let near = pair
+        .node_net
+        .link_by_index(pair.near.index)
+        .unwrap()
+        .unwrap();
+    assert!(
+        near.up && near.running && !near.loopback && !near.no_arp,
+        "{near:?}"
+    );
+
+    pair.address("10.0.1.1", "10.0.1.5");
+    pair.address("fd00:1::1", "fd00:1::5");
+    assert!(reaches(&pair.node, &pair.pod, "10.0.1.5", PATIENT));
+    assert!(reaches(&pair.pod, &pair.node, "fd00:1::1", PATIENT));
+}
+
+#[test]
+fn settings_of_a_link_read_back() {
+    let node = Namespace::new();
+    let netlink = node.netlink();
+    let bridge = netlink.add_bridge("br0").unwrap();
+    let port = cable(&netlink, "port0");
+    assert_eq!(bridge.kind.as_deref(), Some("bridge"));
+    assert_eq!(
+        (port.kind.as_deref(), port.up, port.master),
+        (Some("veth"), false, None)
+    );
+    let index = port.index;
+    let now = || netlink.link_by_index(index).unwrap().unwrap();
+
+    netlink.set_master(index, Some(bridge.index)).unwrap();
+    assert_eq!(now().master, Some(bridge.index));
+    netlink.set_master(index, None).unwrap();
+    assert_eq!(now().master, None);
+    netlink.set_mtu(index, 9000).unwrap();
+    netlink.set_mac(index, FAR_MAC).unwrap();
+    netlink.set_alias(index, "uplink to rack 7").unwrap();
+    netlink.rename(index, "uplink").unwrap();
+    netlink.set_up(index, true).unwrap();
+    let link = now();
+    assert_eq!((link.mtu_bytes, link.mac, link.up), (9000, FAR_MAC, true));
+    assert_eq!(link.alias.as_deref(), Some("uplink to rack 7"));
+    assert_eq!(netlink.link("uplink").unwrap(), Some(link.clone()));
+    assert_eq!(netlink.link("port0").unwrap(), None);
+    netlink.set_alias(index, "").unwrap();
+    netlink.set_up(index, false).unwrap();
+    assert_eq!((now().alias, now().up), (None, false));
+
+    let links = netlink.links().unwrap();
+    let names: Vec<&str> = links.iter().map(|link| link.name.as_str()).collect();
+    for expected in ["lo", "br0", "uplink"] {
+        assert!(names.contains(&expected), "{names:?}");
+    }
+    assert!(
+        links
+            .iter()
+            .any(|link| link.loopback && link.index == 1 && link.kind.is_none())
+    );
+}
+
+#[test]
+fn link_local_addresses_can_be_kept_away() {
+    let node = Namespace::new();
+    let netlink = node.netlink();
+    let link_local = |index: u32| {
+        let addresses = netlink.addresses().unwrap();
+        addresses
+            .iter()
+            .any(|known| known.index == index && known.scope == Scope::Link)
+    };
+    let quiet = cable(&netlink, "quiet").index;
+    let usual = cable(&netlink, "usual").index;
+    netlink.set_no_addrgen(quiet).unwrap();
+    for link in netlink.links().unwrap() {
+        netlink.set_up(link.index, true).unwrap();
+    }
+    eventually("the usual interface has a link-local address", || {
+        link_local(usual)
+    });
+    assert!(!link_local(quiet));
+    // Too small for IPv6: nothing to turn off.
+    netlink.set_mtu(usual, 1000).unwrap();
+    netlink.set_no_addrgen(usual).unwrap();
+    assert_eq!(errno(netlink.set_no_addrgen(4711)), Errno::ENODEV);
+}
+
+#[test]
+fn optional_devices_or_a_clear_refusal() {
+    let node = Namespace::new();
+    let netlink = node.netlink();
+    let made = |outcome: Result<Link, NetlinkError>, kind: &str| match outcome {
+        Ok(link) => {
+            assert_eq!(link.kind.as_deref(), Some(kind));
+            assert!(netlink.delete_link(link.index).unwrap());
+        }
+        Err(error @ NetlinkError::Unsupported { .. }) => {
+            assert!(
+                error
+                    .to_string()
+                    .contains(&format!("this kernel has no {kind} device"))
+            );
+            assert_eq!(error.errno(), Some(Errno::EOPNOTSUPP as i32));
+        }
+        Err(error) => panic!("{}", chain(&error)),
+    };
+    let metadata = TunnelLink {
+        zero_checksum6: true,
+        ..TunnelLink::metadata("tun0", 6081)
+    };
+    made(netlink.add_dummy("dummy0"), "dummy");
+    made(netlink.add_geneve(&metadata), "geneve");
+    made(netlink.add_vxlan(&metadata), "vxlan");
+    for remote in ["192.168.0.2", "fd00::2"] {
+        let plain = TunnelLink {
+            mtu_bytes: Some(1400),
+            ..TunnelLink::to("tun1", 4789, 42, ip(remote))
+        };
+        made(netlink.add_geneve(&plain), "geneve");
+        made(netlink.add_vxlan(&plain), "vxlan");
+    }
+    for wrong in [
+        TunnelLink {
+            vni: Some(1),
+            ..metadata
+        },
+        TunnelLink {
+            port: 0,
+            ..metadata
+        },
+        TunnelLink::to("tun1", 4789, 1 << 24, ip("192.168.0.2")),
+    ] {
+        assert!(matches!(
+            netlink.add_vxlan(&wrong),
+            Err(NetlinkError::Invalid { .. })
+        ));
+        assert!(matches!(
+            netlink.add_geneve(&wrong),
+            Err(NetlinkError::Invalid { .. })
+        ));
+    }
+}

@@ -1,0 +1,15 @@
+//! The managers against the running kernel, in namespaces of their own. Needs root.
+#![cfg(feature = "std")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test that panics has failed"
+)]
+
+mod addresses;
+mod handle;
+mod lab;
+mod links;
+mod namespace;
+mod refusals;
+mod routes;
