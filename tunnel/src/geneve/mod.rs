@@ -15,11 +15,13 @@
 mod error;
 mod header;
 mod option;
+mod options;
 mod packet;
 mod repr;
 
 pub use error::Error;
 pub use header::{ETHERTYPE_TEB, HEADER_LEN, Header, MAX_OPTIONS_LEN, UDP_PORT, VERSION, Vni};
-pub use option::{CRITICAL, MAX_OPTION_DATA_LEN, OPTION_HEADER_LEN, Opt, Options, OptionsIter};
+pub use option::{CRITICAL, MAX_OPTION_DATA_LEN, OPTION_HEADER_LEN, Opt};
+pub use options::{Options, OptionsIter};
 pub use packet::Packet;
 pub use repr::Repr;

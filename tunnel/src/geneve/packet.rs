@@ -7,7 +7,7 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::{
     error::Error,
     header::{HEADER_LEN, Header, Vni},
-    option::OptionsIter,
+    options::OptionsIter,
 };
 
 /// A GENEVE packet: the payload of a UDP datagram, in any buffer.

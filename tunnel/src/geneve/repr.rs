@@ -5,7 +5,7 @@ use core::fmt;
 use super::{
     error::Error,
     header::{HEADER_LEN, Header, Vni},
-    option::Options,
+    options::Options,
     packet::Packet,
 };
 
