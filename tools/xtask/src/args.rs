@@ -1,0 +1,183 @@
+//! Reads the command line.
+
+use anyhow::{Result, bail};
+use lexopt::{Arg, Parser, ValueExt};
+
+use crate::help::Topic;
+use crate::setup::Mode;
+use crate::test::Tier;
+
+/// What the user asks for.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Command {
+    Help(Topic),
+    Setup(Mode),
+    Ebpf,
+    Disasm {
+        function: Option<String>,
+    },
+    Demo {
+        keep: bool,
+    },
+    Test {
+        tiers: Vec<Tier>,
+        allow_skip: Vec<Tier>,
+    },
+    Deny,
+}
+
+/// Reads a command line, without the program's name.
+///
+/// # Errors
+///
+/// If it holds an unknown command, tier or option.
+pub(crate) fn parse(mut parser: Parser) -> Result<Command> {
+    let Some(first) = parser.next()? else {
+        return Ok(Command::Help(Topic::Overview));
+    };
+    let name = match first {
+        Arg::Long("help") | Arg::Short('h') => return Ok(Command::Help(Topic::Overview)),
+        Arg::Value(value) => value.string()?,
+        other => return Err(other.unexpected().into()),
+    };
+    if name == "help" {
+        return help(&mut parser);
+    }
+    let Some(topic) = Topic::of(&name) else {
+        bail!("unknown command {name:?}; see cargo xtask --help");
+    };
+    let mut given = Given::default();
+    while let Some(arg) = parser.next()? {
+        match (topic, arg) {
+            (topic, Arg::Long("help") | Arg::Short('h')) => return Ok(Command::Help(topic)),
+            (Topic::Setup, Arg::Long("check")) => given.mode.check = true,
+            (Topic::Setup, Arg::Long("dry-run")) => given.mode.dry_run = true,
+            (Topic::Setup, Arg::Long("all")) => given.mode.all = true,
+            (Topic::Demo, Arg::Long("keep")) => given.keep = true,
+            (Topic::Test, Arg::Long("allow-skip")) => {
+                given.allow_skip.push(parser.value()?.string()?.parse()?);
+            }
+            (Topic::Test, Arg::Value(tier)) => given.tiers.push(tier.string()?.parse()?),
+            (Topic::Disasm, Arg::Value(name)) if given.function.is_none() => {
+                given.function = Some(name.string()?);
+            }
+            (_, other) => return Err(other.unexpected().into()),
+        }
+    }
+    given.command(topic)
+}
+
+#[derive(Default)]
+struct Given {
+    mode: Mode,
+    keep: bool,
+    function: Option<String>,
+    tiers: Vec<Tier>,
+    allow_skip: Vec<Tier>,
+}
+
+impl Given {
+    fn command(self, topic: Topic) -> Result<Command> {
+        Ok(match topic {
+            Topic::Overview => Command::Help(topic),
+            Topic::Setup => {
+                if self.mode.check && self.mode.dry_run {
+                    bail!("--check and --dry-run exclude each other");
+                }
+                if self.mode.all && !self.mode.dry_run {
+                    bail!("--all goes with --dry-run");
+                }
+                Command::Setup(self.mode)
+            }
+            Topic::Ebpf => Command::Ebpf,
+            Topic::Disasm => Command::Disasm {
+                function: self.function,
+            },
+            Topic::Demo => Command::Demo { keep: self.keep },
+            Topic::Test => Command::Test {
+                tiers: if self.tiers.is_empty() {
+                    Tier::ALL.to_vec()
+                } else {
+                    self.tiers
+                },
+                allow_skip: self.allow_skip,
+            },
+            Topic::Deny => Command::Deny,
+        })
+    }
+}
+
+fn help(parser: &mut Parser) -> Result<Command> {
+    let topic = match parser.next()? {
+        None => Topic::Overview,
+        Some(Arg::Value(value)) => {
+            let name = value.string()?;
+            match Topic::of(&name) {
+                Some(topic) => topic,
+                None => bail!("unknown command {name:?}; see cargo xtask --help"),
+            }
+        }
+        Some(other) => return Err(other.unexpected().into()),
+    };
+    Ok(Command::Help(topic))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(line: &str) -> Result<Command> {
+        parse(Parser::from_args(line.split_whitespace()))
+    }
+
+    #[test]
+    fn commands_are_read() {
+        assert_eq!(read("").unwrap(), Command::Help(Topic::Overview));
+        assert_eq!(read("demo --keep").unwrap(), Command::Demo { keep: true });
+        assert_eq!(
+            read("disasm from_pod").unwrap(),
+            Command::Disasm {
+                function: Some("from_pod".to_owned())
+            }
+        );
+        assert_eq!(
+            read("test lab unit --allow-skip lab").unwrap(),
+            Command::Test {
+                tiers: vec![Tier::Lab, Tier::Unit],
+                allow_skip: vec![Tier::Lab]
+            }
+        );
+    }
+
+    #[test]
+    fn without_a_tier_all_run() {
+        for line in ["test", "ci"] {
+            let Command::Test { tiers, .. } = read(line).unwrap() else {
+                panic!("{line} is not a test run");
+            };
+            assert_eq!(tiers, Tier::ALL);
+        }
+    }
+
+    #[test]
+    fn help_is_found_everywhere() {
+        for line in ["setup --help", "help setup", "setup --check -h"] {
+            assert_eq!(read(line).unwrap(), Command::Help(Topic::Setup), "{line}");
+        }
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (line, word) in [
+            ("tset", "tset"),
+            ("test everything", "everything"),
+            ("demo --kepe", "--kepe"),
+            ("setup --check --dry-run", "--dry-run"),
+            ("setup --all", "--dry-run"),
+            ("disasm a b", "b"),
+        ] {
+            let err = format!("{:#}", read(line).unwrap_err());
+            assert!(err.contains(word), "{line}: {err}");
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! What `--help` prints.
+
+/// A page of help, one for each command.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Topic {
+    Overview,
+    Setup,
+    Ebpf,
+    Disasm,
+    Demo,
+    Test,
+    Deny,
+}
+
+impl Topic {
+    /// The page of a command.
+    pub(crate) fn of(command: &str) -> Option<Self> {
+        Some(match command {
+            "setup" => Self::Setup,
+            "ebpf" => Self::Ebpf,
+            "disasm" => Self::Disasm,
+            "demo" => Self::Demo,
+            "test" | "ci" => Self::Test,
+            "deny" => Self::Deny,
+            _ => return None,
+        })
+    }
+
+    /// The page itself.
+    pub(crate) fn text(self) -> &'static str {
+        match self {
+            Self::Overview => OVERVIEW,
+            Self::Setup => SETUP,
+            Self::Ebpf => EBPF,
+            Self::Disasm => DISASM,
+            Self::Demo => DEMO,
+            Self::Test => TEST,
+            Self::Deny => DENY,
+        }
+    }
+}
+
+const OVERVIEW: &str = "\
+Set up, build, demonstrate and test this workspace.
+
+Usage: cargo xtask COMMAND
+
+  demo    set up what is missing, then show the datapath at work in a lab
+  test    set up what is missing, then run every test (ci is another name for it)
+  setup   install the eBPF toolchain and the tools that the tests call
+  ebpf    build the eBPF object and tell its size
+  disasm  print the eBPF object's instructions beside their source
+  deny    check licences, sources and duplicates of the dependencies
+
+cargo xtask COMMAND --help tells more.
+";
+
+const SETUP: &str = "\
+Install what is missing: an eBPF compiler, bpf-linker, and the tools that the tests call.
+
+Usage: cargo xtask setup [--check | --dry-run [--all]]
+
+  --check    only report; exit with 1 if something is missing
+  --dry-run  print the commands, run none
+  --all      with --dry-run: as on a machine that has nothing yet
+
+Where there is apt, and run as root, it installs the distribution's packages and builds
+bpf-linker against their LLVM. Elsewhere it prints the commands to run.
+A second run finds nothing to do.
+
+Examples:
+  cargo xtask setup
+  cargo xtask setup --check
+";
+
+const EBPF: &str = "\
+Build the eBPF object, as the build script of datapath-user does, and tell where it is,
+what built it, its size and the number of instructions of each function.
+
+Usage: cargo xtask ebpf
+
+To embed a ready object instead of building one:
+  DATAPATH_OBJECT=/path/to/datapath.o cargo build
+";
+
+const DISASM: &str = "\
+Build the eBPF object and print its instructions beside their source lines.
+
+Usage: cargo xtask disasm [FUNCTION]
+
+Examples:
+  cargo xtask disasm | less
+  cargo xtask disasm from_pod
+";
+
+const DEMO: &str = "\
+Show the datapath at work: nodes and pods as network namespaces on this machine.
+Needs root. Whatever is missing is set up first. Leaves nothing behind.
+
+Usage: cargo xtask demo [--keep]
+
+  --keep  leave the lab running afterwards, to look around in
+
+Exits with the code of dpctl lab demo.
+";
+
+const TEST: &str = "\
+Run the tests, tier by tier. Whatever is missing is set up first.
+
+Usage: cargo xtask test [TIER...] [--allow-skip TIER]
+
+  lint  formatting, clippy, documentation, no unfinished code, no warning in the eBPF object
+  unit  cargo test of every package but the conformance suite
+  lab   the conformance suite: real packets through network namespaces; needs root
+
+Without a TIER: all, in this order. A failed tier does not stop the next one.
+A tier that cannot run counts as skipped and fails the run, unless --allow-skip names it.
+
+Examples:
+  cargo xtask test
+  cargo xtask test lint unit
+  cargo xtask test --allow-skip lab
+";
+
+const DENY: &str = "\
+Check the dependencies with cargo-deny: licences, sources, banned and duplicate crates.
+The rules are in .cargo/deny.toml.
+
+Usage: cargo xtask deny
+
+It needs cargo-deny: cargo install cargo-deny --locked
+";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_overview_names_every_command() {
+        for command in ["setup", "ebpf", "disasm", "demo", "test", "deny"] {
+            let topic = Topic::of(command).unwrap();
+            assert!(OVERVIEW.contains(&format!("\n  {command} ")), "{command}");
+            assert!(topic.text().contains(&format!("cargo xtask {command}")));
+        }
+    }
+
+    #[test]
+    fn every_page_fits_on_a_terminal() {
+        for text in [OVERVIEW, SETUP, EBPF, DISASM, DEMO, TEST, DENY] {
+            assert!(text.lines().count() <= 24);
+            assert!(text.lines().all(|line| line.len() <= 92), "{text}");
+        }
+    }
+}

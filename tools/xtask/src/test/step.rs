@@ -1,0 +1,163 @@
+//! What each tier runs.
+
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use super::{Tier, scan};
+use crate::object;
+use crate::workspace::Workspace;
+
+/// One check of a tier.
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// A cargo command that has to succeed, with variables set for it.
+    Cargo {
+        env: &'static [(&'static str, &'static str)],
+        args: &'static [&'static str],
+    },
+    /// The eBPF object builds without a warning: clippy does not see what is compiled for BPF only.
+    ObjectWarnings,
+    /// No source holds unfinished code or a test that does not run.
+    Unfinished,
+    /// A second build has nothing to do.
+    NothingToRebuild,
+}
+
+/// The steps of a tier, in order.
+pub(crate) fn of(tier: Tier) -> &'static [Step] {
+    match tier {
+        Tier::Lint => LINT,
+        Tier::Unit => UNIT,
+        Tier::Lab => LAB,
+    }
+}
+
+const LINT: &[Step] = &[
+    Step::Cargo {
+        env: &[],
+        args: &["fmt", "--all", "--check"],
+    },
+    Step::Unfinished,
+    Step::ObjectWarnings,
+    Step::Cargo {
+        env: &[],
+        args: &["clippy", "--workspace", "--all-targets", "--", "-Dwarnings"],
+    },
+    Step::Cargo {
+        env: &[("RUSTDOCFLAGS", "-Dwarnings")],
+        args: &["doc", "--workspace", "--no-deps"],
+    },
+];
+
+const UNIT: &[Step] = &[
+    Step::Cargo {
+        env: &[],
+        args: &[
+            "test",
+            "--workspace",
+            "--exclude",
+            "datapath-conformance",
+            "--no-fail-fast",
+        ],
+    },
+    Step::NothingToRebuild,
+];
+
+const LAB: &[Step] = &[Step::Cargo {
+    env: &[],
+    // One lab at a time: scenarios measure times, which two labs on a small machine spoil.
+    args: &[
+        "test",
+        "--package",
+        "datapath-conformance",
+        "--no-fail-fast",
+        "--",
+        "--test-threads=1",
+    ],
+}];
+
+impl Step {
+    /// What it does, as one would type it where one can.
+    pub(crate) fn name(&self) -> String {
+        match self {
+            Self::Cargo { env, args } => {
+                let env = env.iter().map(|(name, value)| format!("{name}={value}"));
+                let words: Vec<String> = env
+                    .chain(["cargo".to_owned()])
+                    .chain(args.iter().map(ToString::to_string))
+                    .collect();
+                words.join(" ")
+            }
+            Self::ObjectWarnings => "no warning in the eBPF object".to_owned(),
+            Self::Unfinished => "no unfinished code, no ignored test".to_owned(),
+            Self::NothingToRebuild => "a second build has nothing to do".to_owned(),
+        }
+    }
+
+    /// Runs it; its output goes to the terminal.
+    ///
+    /// # Errors
+    ///
+    /// If the check fails or cannot be made.
+    pub(crate) fn run(&self, workspace: &Workspace) -> Result<()> {
+        match self {
+            Self::Cargo { env, args } => {
+                let mut command = workspace.cargo(args);
+                command.envs(env.iter().copied());
+                succeed(&mut command)
+            }
+            Self::ObjectWarnings => object_warnings(workspace),
+            Self::Unfinished => unfinished(workspace),
+            Self::NothingToRebuild => nothing_to_rebuild(workspace),
+        }
+    }
+}
+
+fn succeed(command: &mut Command) -> Result<()> {
+    let status = command
+        .stdin(Stdio::null())
+        .status()
+        .context("start cargo")?;
+    if !status.success() {
+        bail!("{status}");
+    }
+    Ok(())
+}
+
+fn object_warnings(workspace: &Workspace) -> Result<()> {
+    let warnings = object::warnings(workspace)?;
+    if !warnings.is_empty() {
+        bail!("the compiler warns:\n{warnings}");
+    }
+    Ok(())
+}
+
+fn unfinished(workspace: &Workspace) -> Result<()> {
+    let found = scan::unfinished(&workspace.root)?;
+    if !found.is_empty() {
+        bail!("{} places:\n{}", found.len(), found.join("\n"));
+    }
+    Ok(())
+}
+
+/// Builds `datapath-user` twice. If the second build reran the build script, every build of
+/// every developer would.
+fn nothing_to_rebuild(workspace: &Workspace) -> Result<()> {
+    let build = ["build", "--package", "datapath-user"];
+    succeed(&mut workspace.cargo(&build))?;
+    let again = workspace
+        .cargo(&build)
+        .args(["--verbose", "--color", "never"])
+        .stdin(Stdio::null())
+        .output()
+        .context("start cargo")?;
+    let said = String::from_utf8_lossy(&again.stderr);
+    if let Some(line) = said.lines().find(|line| line.contains("Dirty ")) {
+        bail!("it rebuilds: {}", line.trim());
+    }
+    if !said.contains("Fresh datapath-user ") {
+        bail!("cargo does not call datapath-user fresh:\n{said}");
+    }
+    Ok(())
+}
