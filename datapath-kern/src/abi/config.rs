@@ -1,0 +1,131 @@
+//! Settings fixed at load: read-only data of the object, known to the verifier, which removes the
+//! branches that they rule out.
+
+#![allow(unnameable_types, reason = "of a derive inside a macro: one helper type per field")]
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use super::Mac;
+use super::addr::Addr;
+
+macro_rules! settings {
+    ($($(#[$doc:meta])* $field:ident: $ty:ty,)*) => {
+        /// Settings of one load, in the layout of the object's read-only data.
+        #[derive(
+            Clone, Copy, Debug, PartialEq, Eq, FromBytes, Immutable, IntoBytes, KnownLayout,
+        )]
+        #[repr(C)]
+        pub struct Config {
+            $($(#[$doc])* pub $field: $ty,)*
+        }
+
+        /// Read access to [`Config`], a field at a time: the kernel must load each one for
+        /// itself, or the compiler would take the values of compile time for granted.
+        pub trait Settings {
+            $($(#[$doc])* fn $field(&self) -> $ty;)*
+        }
+
+        impl Settings for Config {
+            $(#[inline(always)] fn $field(&self) -> $ty { self.$field })*
+        }
+
+        /// Implements [`Settings`] by loading from the `Config` at a raw pointer.
+        #[macro_export]
+        macro_rules! settings_by_volatile_load {
+            ($name:ty, $place:expr) => {
+                impl $crate::abi::config::Settings for $name {
+                    $(#[inline(always)]
+                    fn $field(&self) -> $ty {
+                        // SAFETY: the static is initialised, never written after load, and the
+                        // pointer is to a field of it.
+                        unsafe { core::ptr::read_volatile(&raw const (*$place).$field) }
+                    })*
+                }
+            };
+        }
+    };
+}
+
+settings! {
+    /// [`MAGIC`](crate::abi::MAGIC).
+    magic: u32,
+    /// [`VERSION`](crate::abi::VERSION).
+    abi_version: u32,
+    /// Index of `dp_host`, the node's side of the gateway pair.
+    host_interface: u32,
+    /// [`tunnel`]: how pods of other nodes are reached.
+    tunnel: u32,
+    /// UDP port of the tunnel, host order.
+    tunnel_port: u32,
+    /// One: the VNI is the source identity, as all nodes agreed on numbers. Zero: the identity
+    /// comes from the ipcache by inner source address and the VNI must match it.
+    identity_from_vni: u32,
+    /// One: a TCP flow may be picked up in the middle.
+    tcp_loose: u32,
+    /// Lowest source port that masquerade hands out.
+    nat_port_min: u32,
+    /// Highest source port that masquerade hands out.
+    nat_port_max: u32,
+    /// Life of a TCP flow between two packets, proven and open; seconds, as all that follow.
+    tcp_established_s: u32,
+    /// Life of a TCP flow that is not proven yet.
+    tcp_pending_s: u32,
+    /// Life of a TCP flow that both sides closed.
+    tcp_closed_s: u32,
+    /// Life of any other flow, proven.
+    other_established_s: u32,
+    /// Life of any other flow, not proven yet.
+    other_pending_s: u32,
+    /// Flags of `bpf_l4_csum_replace` for a checksum that covers IPv6 addresses, beyond the ones
+    /// every kernel knows.
+    checksum_v6_flags: u32,
+    /// Secret that port search and tunnel entropy are permuted with.
+    seed: u32,
+    /// This node's IPv4 gateway address, or none.
+    gateway_v4: Addr,
+    /// This node's IPv6 gateway address, or none.
+    gateway_v6: Addr,
+    /// Ethernet address of the gateway.
+    gateway_mac: Mac,
+    /// Zero.
+    reserved: [u8; 2],
+}
+crate::abi!(Config, size = 104, align = 8);
+
+/// Values of [`Config::tunnel`].
+pub mod tunnel {
+    /// No tunnel: pods of other nodes are routed by the underlay.
+    pub const NATIVE: u32 = 0;
+    /// GENEVE written and removed by the datapath itself.
+    pub const DIRECT: u32 = 1;
+}
+
+impl Config {
+    /// What a load has unless told otherwise; the interface, the gateway and the seed still to be
+    /// filled in.
+    ///
+    /// Lifetimes: TCP as Cilium's defaults (RFC 5382, REQ-5 asks for at least 2 h 4 min of an
+    /// established connection), UDP no shorter than RFC 4787, REQ-5 wants (two minutes).
+    pub const DEFAULT: Self = Self {
+        magic: super::MAGIC,
+        abi_version: super::VERSION,
+        host_interface: 0,
+        tunnel: tunnel::DIRECT,
+        tunnel_port: datapath_tunnel::geneve::UDP_PORT as u32,
+        identity_from_vni: 1,
+        tcp_loose: 1,
+        nat_port_min: 1024,
+        nat_port_max: 65535,
+        tcp_established_s: 8000,
+        tcp_pending_s: 60,
+        tcp_closed_s: 10,
+        other_established_s: 180,
+        other_pending_s: 120,
+        checksum_v6_flags: 0,
+        seed: 0,
+        gateway_v4: Addr::NONE,
+        gateway_v6: Addr::NONE,
+        gateway_mac: [0; 6],
+        reserved: [0; 2],
+    };
+}

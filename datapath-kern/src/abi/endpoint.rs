@@ -1,0 +1,59 @@
+//! Local endpoints: the pods of this node, and in slot 0 the node itself.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use super::Mac;
+use super::addr::Addr;
+
+/// Slots of the endpoint array, slot 0 (this node) included.
+pub const MAX_ENDPOINTS: u32 = 4096;
+
+/// One local pod, found by slot on the established path and by interface otherwise.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, Immutable, IntoBytes, KnownLayout,
+)]
+#[repr(C)]
+pub struct Endpoint {
+    /// IPv4 address, or none.
+    pub ipv4: Addr,
+    /// IPv6 address, or none.
+    pub ipv6: Addr,
+    /// Interface of the host's side of the pod's veth; zero in a free slot.
+    pub interface: u32,
+    /// Changes with anything that flows of this endpoint were judged under; never repeats.
+    pub generation: u32,
+    /// Security identity.
+    pub identity: u32,
+    /// Ethernet address of the pod's own interface.
+    pub mac: Mac,
+    /// Zero.
+    pub reserved: [u8; 6],
+}
+crate::abi!(Endpoint, size = 56, align = 8);
+
+impl Endpoint {
+    /// Whether `address` is this endpoint's.
+    #[inline(always)]
+    #[must_use]
+    pub fn owns(&self, address: &Addr) -> bool {
+        !address.is_none() && (*address == self.ipv4 || *address == self.ipv6)
+    }
+}
+
+/// Reserved security identities, as the field numbers them.
+pub mod identity {
+    /// Nobody: not a valid identity on the wire.
+    pub const UNKNOWN: u32 = 0;
+    /// This node.
+    pub const HOST: u32 = 1;
+    /// Outside the cluster.
+    pub const WORLD: u32 = 2;
+    /// A pod that was given no identity.
+    pub const UNMANAGED: u32 = 3;
+    /// Another node.
+    pub const REMOTE_NODE: u32 = 6;
+    /// The first number that is not reserved.
+    pub const FIRST_ALLOCATED: u32 = 256;
+    /// The largest number that a VNI can carry.
+    pub const MAX: u32 = 0x00ff_ffff;
+}

@@ -1,0 +1,348 @@
+//! Flow entries: what an established packet needs, in one lookup.
+
+use zerocopy::network_endian::U16;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use super::addr::Addr;
+
+/// Names one direction of a flow as its packets arrive, before any translation.
+///
+/// Ports are network order. ICMP echo has its identifier in `source_port` of the request and in
+/// `destination_port` of the reply, the other port being zero; protocols without ports have both
+/// zero.
+///
+/// ```text
+///  0 source 16 | 16 destination 16 | 32 sport 2 | 34 dport 2 | 36 protocol 1 | 37 scope 1 | 38 zero 2
+/// ```
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    Hash,
+    FromBytes,
+    Immutable,
+    IntoBytes,
+    KnownLayout,
+)]
+#[repr(C)]
+pub struct FlowKey {
+    /// Source address.
+    pub source: Addr,
+    /// Destination address.
+    pub destination: Addr,
+    /// Source port or echo identifier.
+    pub source_port: U16,
+    /// Destination port or echo identifier.
+    pub destination_port: U16,
+    /// IP protocol number; ICMPv6 echo has 58.
+    pub protocol: u8,
+    /// Where the tuple was seen: [`scope::PATH`] or [`scope::STACK`].
+    pub scope: u8,
+    /// Zero.
+    pub reserved: [u8; 2],
+}
+crate::abi!(FlowKey, size = 40, align = 8);
+
+/// Values of [`FlowKey::scope`].
+pub mod scope {
+    /// Seen by a hook that forwards.
+    pub const PATH: u8 = 0;
+    /// A pod's packet that the host's stack forwards: it was a flow of [`PATH`] already on its way
+    /// to the stack, and is another one when it leaves the node.
+    pub const STACK: u8 = 1;
+}
+
+impl FlowKey {
+    /// The tuple that answers come with, without translation.
+    #[inline(always)]
+    #[must_use]
+    pub const fn reversed(&self) -> Self {
+        Self {
+            source: self.destination,
+            destination: self.source,
+            source_port: self.destination_port,
+            destination_port: self.source_port,
+            protocol: self.protocol,
+            scope: self.scope,
+            reserved: [0; 2],
+        }
+    }
+}
+
+/// One direction of a flow. Written by the datapath, read and swept by user space.
+///
+/// Holds all that forwarding an established packet needs; the entry of the other direction (its
+/// partner) can be found and rebuilt from it. Counters and times are advisory: two CPUs that
+/// handle one direction at once may lose an increment. Counters count frames as the hook sees
+/// them, so a segmentation-offloaded frame is one packet.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, Immutable, IntoBytes, KnownLayout,
+)]
+#[repr(C)]
+pub struct Flow {
+    /// Frames seen.
+    pub packets: u64,
+    /// Bytes of those frames, link header included.
+    pub bytes: u64,
+    /// Dead once `now >= expires_s`; seconds on `CLOCK_MONOTONIC`.
+    pub expires_s: u32,
+    /// Same number in both halves of one incarnation of a flow, never zero.
+    pub pair: u32,
+    /// The policy rule that decided; zero where none did.
+    pub rule_id: u32,
+    /// Identity of who sends packets of this direction.
+    pub source_identity: u32,
+    /// Generations of `from` and `to` under which the flow was judged.
+    pub generation: [u32; 2],
+    /// Who sends packets of this direction, as [`End`].
+    pub from: u16,
+    /// Who receives them, as [`End`].
+    pub to: u16,
+    /// Bits of [`flags`]: arrival, target, rewrite, direction.
+    pub flags: u16,
+    /// Bits of [`state`]; the same in both halves.
+    pub state: u8,
+    /// [`verdict`] of the policy.
+    pub verdict: u8,
+    /// Replaces the source ([`flags::SNAT`]) or the destination ([`flags::DNAT`]).
+    pub nat_address: Addr,
+    /// Port or echo identifier that goes with `nat_address`, network order.
+    pub nat_port: U16,
+    /// Difference that the new address makes to a checksum over it, ones' complement, folded.
+    pub address_delta: u16,
+    /// Difference that the new port makes, likewise.
+    pub port_delta: u16,
+    /// Index of the next hop; zero where it is still to be found.
+    pub next_hop: u16,
+    /// Tag that the next hop must bear for the index to be good.
+    pub next_hop_tag: u16,
+    /// Source port of the tunnel packet: entropy of this flow, host order.
+    pub entropy: u16,
+    /// Service whose translation this flow is under; zero for none.
+    pub service: u32,
+}
+crate::abi!(Flow, size = 80, align = 8);
+
+/// Bits of [`Flow::flags`].
+pub mod flags {
+    /// Mask of the target: what is done with packets of this direction.
+    pub const TARGET: u16 = 0x0007;
+    /// Into the pod `to`.
+    pub const TARGET_POD: u16 = 1;
+    /// Encapsulated, to the peer `to`.
+    pub const TARGET_TUNNEL: u16 = 2;
+    /// Out of an uplink as it is.
+    pub const TARGET_UPLINK: u16 = 3;
+    /// To this node, or through its stack.
+    pub const TARGET_HOST: u16 = 4;
+
+    /// Mask of the arrival: the only way by which packets of this direction may come in.
+    pub const ARRIVAL: u16 = 0x0038;
+    /// From the pod `from`.
+    pub const ARRIVAL_POD: u16 = 1 << 3;
+    /// From the peer `from`, encapsulated.
+    pub const ARRIVAL_TUNNEL: u16 = 2 << 3;
+    /// From an uplink as it is.
+    pub const ARRIVAL_UPLINK: u16 = 3 << 3;
+    /// From this node's stack.
+    pub const ARRIVAL_HOST: u16 = 4 << 3;
+
+    /// Against the direction in which the flow began.
+    pub const REPLY: u16 = 0x0040;
+    /// The source is rewritten.
+    pub const SNAT: u16 = 0x0080;
+    /// The destination is rewritten.
+    pub const DNAT: u16 = 0x0100;
+    /// Replies go back through the host's stack, which translated the flow.
+    pub const VIA_STACK: u16 = 0x0200;
+    /// The flow began in [`scope::STACK`](super::scope::STACK).
+    pub const STACK_SCOPE: u16 = 0x0400;
+}
+
+/// Bits of [`Flow::state`].
+pub mod state {
+    /// A packet of the reply direction was seen.
+    pub const REPLIED: u8 = 0x01;
+    /// The originator answered a reply: the flow is proven and lives in the established table.
+    pub const ESTABLISHED: u8 = 0x02;
+    /// The originator sent FIN or RST.
+    pub const CLOSED_ORIGINAL: u8 = 0x04;
+    /// The other side sent FIN or RST.
+    pub const CLOSED_REPLY: u8 = 0x08;
+    /// Both sides are done.
+    pub const CLOSED: u8 = CLOSED_ORIGINAL | CLOSED_REPLY;
+}
+
+/// Values of [`Flow::verdict`].
+pub mod verdict {
+    /// Not judged yet; never stored.
+    pub const NONE: u8 = 0;
+    /// Forwarded.
+    pub const ALLOW: u8 = 1;
+    /// Dropped.
+    pub const DENY: u8 = 2;
+}
+
+/// One end of a flow, in sixteen bits: who it is, and which array slot has its generation.
+///
+/// ```text
+/// 0x0000 this node | 0x0001.. a local pod's endpoint slot | 0x8000 the world | 0x8001.. a peer's index
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct End(u16);
+
+impl End {
+    /// This node; slot 0 of the endpoints.
+    pub const HOST: Self = Self(0);
+    /// Whoever is neither pod nor node; index 0 of the peers.
+    pub const WORLD: Self = Self(0x8000);
+
+    /// The local pod in `slot` of the endpoints.
+    #[inline(always)]
+    #[must_use]
+    pub const fn endpoint(slot: u16) -> Self {
+        Self(slot & 0x7fff)
+    }
+
+    /// The node at `index` of the peers.
+    #[inline(always)]
+    #[must_use]
+    pub const fn peer(index: u16) -> Self {
+        Self(index | 0x8000)
+    }
+
+    /// From the number in an entry.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_raw(raw: u16) -> Self {
+        Self(raw)
+    }
+
+    /// The number for an entry.
+    #[inline(always)]
+    #[must_use]
+    pub const fn raw(self) -> u16 {
+        self.0
+    }
+
+    /// Whether it is outside this node.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_remote(self) -> bool {
+        self.0 & 0x8000 != 0
+    }
+
+    /// Slot or index in the array it belongs to.
+    #[inline(always)]
+    #[must_use]
+    pub const fn slot(self) -> u32 {
+        (self.0 & 0x7fff) as u32
+    }
+}
+
+impl Flow {
+    /// What is done with the packets: one of `flags::TARGET_*`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn target(&self) -> u16 {
+        self.flags & flags::TARGET
+    }
+
+    /// How the packets must arrive: one of `flags::ARRIVAL_*`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn arrival(&self) -> u16 {
+        self.flags & flags::ARRIVAL
+    }
+
+    /// Whether all of `bits` are set.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has(&self, bits: u16) -> bool {
+        self.flags & bits == bits
+    }
+
+    /// Whether the translation changes the port. Replacing a port by itself adds all ones, which
+    /// is zero in ones' complement.
+    #[inline(always)]
+    #[must_use]
+    pub const fn port_delta_matters(&self) -> bool {
+        self.port_delta != 0xffff
+    }
+
+    /// Key under which packets of the other direction are looked up, given this entry's own key.
+    #[inline(always)]
+    #[must_use]
+    pub fn partner_key(&self, key: &FlowKey) -> FlowKey {
+        let mut translated = *key;
+        if self.has(flags::SNAT) {
+            translated.source = self.nat_address;
+            translated.source_port = self.nat_port;
+        } else if self.has(flags::DNAT) {
+            translated.destination = self.nat_address;
+            translated.destination_port = self.nat_port;
+        }
+        let mut partner = translated.reversed();
+        let of_stack = self.has(flags::STACK_SCOPE) && self.has(flags::REPLY);
+        partner.scope = if of_stack { scope::STACK } else { scope::PATH };
+        partner
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::net::IpAddr;
+
+    fn key(from: &str, sport: u16, to: &str, dport: u16) -> FlowKey {
+        FlowKey {
+            source: from.parse::<IpAddr>().unwrap().into(),
+            destination: to.parse::<IpAddr>().unwrap().into(),
+            source_port: sport.into(),
+            destination_port: dport.into(),
+            protocol: 6,
+            ..FlowKey::default()
+        }
+    }
+
+    #[test]
+    fn partners_find_each_other_through_a_translation() {
+        let original = key("10.244.1.5", 40000, "198.51.100.10", 80);
+        let forward = Flow {
+            flags: flags::SNAT,
+            nat_address: "192.0.2.11".parse::<IpAddr>().unwrap().into(),
+            nat_port: 50000.into(),
+            ..Flow::default()
+        };
+        let reply_key = forward.partner_key(&original);
+        assert_eq!(reply_key, key("198.51.100.10", 80, "192.0.2.11", 50000));
+        let reply = Flow {
+            flags: flags::DNAT | flags::REPLY,
+            nat_address: original.source,
+            nat_port: original.source_port,
+            ..Flow::default()
+        };
+        assert_eq!(reply.partner_key(&reply_key), original);
+    }
+
+    #[test]
+    fn a_flow_of_the_stack_keeps_its_scope_on_one_side_only() {
+        let original = FlowKey { scope: scope::STACK, ..key("10.244.1.5", 1, "198.51.100.10", 2) };
+        let forward = Flow { flags: flags::STACK_SCOPE, ..Flow::default() };
+        let reply_key = forward.partner_key(&original);
+        assert_eq!(reply_key.scope, scope::PATH);
+        let reply = Flow { flags: flags::STACK_SCOPE | flags::REPLY, ..Flow::default() };
+        assert_eq!(reply.partner_key(&reply_key), original);
+    }
+
+    #[test]
+    fn ends_do_not_overlap() {
+        assert!(!End::HOST.is_remote() && End::WORLD.is_remote());
+        assert_eq!((End::endpoint(7).slot(), End::peer(7).slot()), (7, 7));
+        assert_ne!(End::endpoint(7), End::peer(7));
+        assert_eq!(End::from_raw(End::peer(9).raw()), End::peer(9));
+    }
+}

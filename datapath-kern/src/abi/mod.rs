@@ -1,0 +1,25 @@
+//! The layout that kernel and user space share: map keys, map values, load-time settings.
+//!
+//! One module, compiled into both sides. Every type has its size asserted and no padding; enums
+//! cross as integers. [`VERSION`] changes with any layout or meaning here, and user space
+//! refuses pinned maps of another version.
+
+pub mod addr;
+pub mod config;
+pub mod endpoint;
+pub mod flow;
+pub mod ipcache;
+pub mod mark;
+pub mod metric;
+pub mod nexthop;
+mod pod;
+pub mod tunnel;
+
+/// Version of everything in this module. Part of the load-time settings and of the pinned state.
+pub const VERSION: u32 = 1;
+
+/// Marks a pinned directory as ours: `"DPTH"` as a number.
+pub const MAGIC: u32 = 0x4450_5448;
+
+/// An Ethernet address, in wire order.
+pub type Mac = [u8; 6];

@@ -1,0 +1,111 @@
+//! What the packet logic needs of the world around it: maps, clock, routing table, counters.
+//!
+//! The kernel implements this over BPF maps and helpers, `host` over ordinary collections.
+
+use crate::abi::addr::Addr;
+use crate::abi::config::Settings;
+use crate::abi::endpoint::Endpoint;
+use crate::abi::flow::{Flow, FlowKey};
+use crate::abi::ipcache::IpEntry;
+use crate::abi::metric::Direction;
+use crate::abi::nexthop::{Claim, NextHop};
+use crate::abi::tunnel::{Peer, Uplink};
+
+/// A map from `K` to `V`.
+///
+/// `get` copies the value as it was at that moment. Inside `update` another CPU may write the
+/// same value: each field is one aligned word, and every update tolerates that the other one wins
+/// or that an increment is lost. What must not be lost is decided by `insert`, which is atomic.
+pub trait Table<K, V: Copy> {
+    /// The value under `key`.
+    fn get(&self, key: &K) -> Option<V>;
+
+    /// Changes the value under `key` in place.
+    fn update<R>(&self, key: &K, change: impl FnOnce(&mut V) -> R) -> Option<R>;
+
+    /// Enters a value under a key that has none.
+    ///
+    /// # Errors
+    ///
+    /// [`InsertError::Exists`] where the key has one, [`InsertError::Full`] where there is no
+    /// room.
+    fn insert(&self, key: &K, value: &V) -> Result<(), InsertError>;
+
+    /// Takes a key out. Whether it was there.
+    fn remove(&self, key: &K) -> bool;
+}
+
+/// Why [`Table::insert`] did not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InsertError {
+    /// The key is there already.
+    Exists,
+    /// No room, or the kernel could not lock the bucket.
+    Full,
+}
+
+/// Maps, clock, routing table and counters.
+pub trait Env: Settings {
+    /// Seconds on `CLOCK_MONOTONIC`, coarse.
+    fn now_s(&self) -> u32;
+
+    /// A number that tells incarnations of a flow apart.
+    fn random(&self) -> u32;
+
+    /// Established flows: never evicted, refuses when full.
+    fn flows(&self) -> impl Table<FlowKey, Flow>;
+
+    /// Flows not yet proven: the least recently used goes when full.
+    fn pending(&self) -> impl Table<FlowKey, Flow>;
+
+    /// Local endpoints by slot.
+    fn endpoints(&self) -> impl Table<u32, Endpoint>;
+
+    /// Slot of an endpoint by the interface of its host's side.
+    fn endpoint_slots(&self) -> impl Table<u32, u32>;
+
+    /// Peers by index.
+    fn peers(&self) -> impl Table<u32, Peer>;
+
+    /// Index of a peer by its underlay address.
+    fn peer_indices(&self) -> impl Table<Addr, u32>;
+
+    /// Next hops by slot.
+    fn next_hops(&self) -> impl Table<u32, NextHop>;
+
+    /// Who holds the slots that the datapath claims by itself.
+    fn claims(&self) -> impl Table<u32, Claim>;
+
+    /// Uplinks by interface.
+    fn uplinks(&self) -> impl Table<u32, Uplink>;
+
+    /// Longest prefix of the ipcache that covers `address`.
+    fn ipcache(&self, address: &Addr) -> Option<IpEntry>;
+
+    /// Asks the routing table the way to a destination, and writes what it found into `hop`:
+    /// neighbour, interface and, as [`NextHop::kind`] tells, Ethernet addresses.
+    fn fib(&self, query: &FibQuery, hop: &mut NextHop) -> Fib;
+
+    /// Counts a packet under `outcome`, a code of `DropReason` or `Forward`.
+    fn count(&self, direction: Direction, outcome: u32, bytes: u32);
+}
+
+/// A question to the routing table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FibQuery {
+    /// Source address, for rules that look at it.
+    pub source: Addr,
+    /// Where the packet goes.
+    pub destination: Addr,
+}
+
+/// The routing table's answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fib {
+    /// Out of an interface to a neighbour.
+    Found,
+    /// The kernel's own stack has to do it.
+    Stack,
+    /// No way.
+    Unreachable,
+}

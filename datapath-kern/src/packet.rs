@@ -1,0 +1,166 @@
+//! The packet as the stages see it: [`Packet`] to read and change it, [`Headers`] once parsed.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use crate::abi::flow::FlowKey;
+use crate::verdict::DropReason;
+use crate::wire::underlay::{UnderlayV4, UnderlayV6};
+
+/// Length of an Ethernet header, bytes.
+pub const ETHERNET_LEN: u16 = 14;
+
+/// No offset that the datapath reads or writes at is above this one; of the form 2^n - 1, so that
+/// the verifier can be shown so by a mask.
+pub const MAX_OFFSET: u16 = 511;
+
+/// No transport header that the datapath looks at begins beyond this offset, which leaves room for
+/// an outer IPv6 header, UDP, GENEVE with all its options, and inner headers with some of theirs.
+pub const MAX_L4_OFFSET: u16 = 448;
+
+/// A frame, read and changed in place.
+///
+/// In the kernel this is an skb, under test a vector of bytes. Offsets are bytes from the start
+/// of the Ethernet header, and at most [`MAX_OFFSET`].
+pub trait Packet {
+    /// Length of the frame, bytes; more than one segment's worth where offloads are on.
+    fn len(&self) -> u32;
+
+    /// Whether there is nothing in it.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Interface the hook belongs to.
+    fn interface(&self) -> u32;
+
+    /// The packet mark.
+    fn mark(&self) -> u32;
+
+    /// Sets the packet mark.
+    fn set_mark(&mut self, mark: u32);
+
+    /// Copies a header out of the frame.
+    ///
+    /// # Errors
+    ///
+    /// [`DropReason::InvalidPacket`] where the frame ends before the header does.
+    fn read<T: FromBytes + Immutable + Copy>(&self, offset: u16) -> Result<T, DropReason>;
+
+    /// Stores a header into the frame.
+    ///
+    /// # Errors
+    ///
+    /// [`DropReason::InvalidPacket`] where the frame ends before the header would.
+    fn write<T: IntoBytes + Immutable>(&mut self, offset: u16, value: &T)
+    -> Result<(), DropReason>;
+
+    /// Adds `difference` (ones' complement, folded) to the transport checksum at `offset`.
+    ///
+    /// The kernel does this and nobody else: only it knows whether the field holds a checksum or
+    /// the seed for one that hardware will finish. A difference of the addresses belongs to the
+    /// pseudo header and reaches the seed as well; a difference of the ports must not.
+    ///
+    /// # Errors
+    ///
+    /// [`DropReason::RewriteFailed`] where the kernel refuses.
+    fn fix_checksum(
+        &mut self,
+        offset: u16,
+        difference: u16,
+        covers: ChecksumCovers,
+    ) -> Result<(), DropReason>;
+
+    /// Replaces the Ethernet header by `outer`, which ends in the Ethernet header of the frame
+    /// within.
+    ///
+    /// # Errors
+    ///
+    /// [`DropReason::RewriteFailed`] where the kernel finds no room.
+    fn encapsulate_v4(&mut self, outer: &UnderlayV4) -> Result<(), DropReason>;
+
+    /// As [`Packet::encapsulate_v4`], over IPv6.
+    ///
+    /// # Errors
+    ///
+    /// [`DropReason::RewriteFailed`] where the kernel finds no room.
+    fn encapsulate_v6(&mut self, outer: &UnderlayV6) -> Result<(), DropReason>;
+
+    /// Removes `bytes` behind the Ethernet header, which stays and becomes the header of the
+    /// inner packet of `family`.
+    ///
+    /// # Errors
+    ///
+    /// [`DropReason::RewriteFailed`] where the kernel refuses.
+    fn decapsulate(&mut self, bytes: u16, family: Family) -> Result<(), DropReason>;
+}
+
+/// What a difference to a transport checksum comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChecksumCovers {
+    /// The difference is of addresses, which the pseudo header has.
+    pub addresses: bool,
+    /// Zero in the field means that there is no checksum (UDP over IPv4, RFC 768).
+    pub optional: bool,
+    /// The addresses are IPv6.
+    pub v6: bool,
+}
+
+/// IP version.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Family {
+    /// IPv4.
+    #[default]
+    V4 = 0,
+    /// IPv6.
+    V6 = 1,
+}
+
+/// What `stage::parse` found in a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Frame {
+    /// An IP packet, its headers parsed.
+    Ip,
+    /// ARP; the ARP packet follows the Ethernet header.
+    Arp,
+    /// Anything else.
+    Other,
+}
+
+/// An IP packet's headers, parsed once and handed between stages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Headers {
+    /// Tuple of the flow, [`scope::PATH`](crate::abi::flow::scope::PATH).
+    pub key: FlowKey,
+    /// Length of the frame, bytes.
+    pub length: u32,
+    /// Offset of the IP header.
+    pub l3: u16,
+    /// Offset of the transport header.
+    pub l4: u16,
+    /// IP version.
+    pub family: Family,
+    /// TTL or hop limit.
+    pub ttl: u8,
+    /// TCP flags as on the wire; zero for others.
+    pub tcp_flags: u8,
+    /// What kind of packet the transport header makes it.
+    pub kind: Kind,
+}
+
+/// Kinds of packets that the stages tell apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// TCP, UDP, echo, or a protocol tracked by its addresses alone.
+    #[default]
+    Flow = 0,
+    /// ICMP that is not echo: errors and the rest.
+    IcmpOther = 1,
+    /// ICMPv6 neighbour solicitation.
+    NeighbourSolicitation = 2,
+    /// ICMPv6 neighbour advertisement.
+    NeighbourAdvertisement = 3,
+    /// ICMPv6 router advertisement or redirect.
+    RouterOnly = 4,
+}

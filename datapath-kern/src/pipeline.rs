@@ -1,0 +1,219 @@
+//! What happens to a packet: start here.
+//!
+//! One short function per hook. An established packet is applied as its flow stands: one lookup,
+//! one rewrite, one redirect. Everything else is decided once, in [`admit`], and remembered.
+//! Nothing is dropped without a [`DropReason`], which is counted and left in [`Work::reason`].
+
+use crate::abi::config::{Settings, tunnel};
+use crate::abi::flow::{flags, scope};
+use crate::abi::ipcache::kind;
+use crate::abi::mark;
+use crate::abi::metric::Direction;
+use crate::env::{Env, Table};
+use crate::packet::{Frame, Headers, Kind, Packet};
+use crate::stage::flow::{self, Hit};
+use crate::stage::origin::{self, Arrival};
+use crate::stage::route::Route;
+use crate::stage::{admit, decap, forward, neighbour, observe, parse};
+use crate::verdict::{DropReason, Verdict};
+use crate::wire::ip::protocol;
+use crate::work::Work;
+
+/// What a hook's own part returns: it is [`observe::outcome`] that counts a drop.
+type Outcome = Result<Verdict, DropReason>;
+
+/// A frame leaving a pod: tcx ingress of the host's side of its veth.
+#[inline(always)]
+pub fn from_pod<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Verdict {
+    let bytes = pkt.len();
+    let result = leave_pod(env, pkt, work);
+    observe::outcome(env, work, Direction::Egress, bytes, result)
+}
+
+#[inline(always)]
+fn leave_pod<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Outcome {
+    work.arrival = Arrival::from_pod(env, pkt)?;
+    match parse::frame(pkt, &mut work.hdr)? {
+        Frame::Ip => {}
+        Frame::Arp => return neighbour::answer_arp(env, pkt, &work.arrival),
+        Frame::Other => return Err(DropReason::UnsupportedL2),
+    }
+    if work.hdr.kind != Kind::Flow {
+        return neighbour::control(env, pkt, work);
+    }
+    admit::flow_of(env, work)?;
+    forward::apply(env, pkt, work)
+}
+
+/// A frame that reached a pod's veth through the host's stack: tcx egress of the host's side.
+///
+/// What the datapath itself sends into a pod does not come by here.
+#[inline(always)]
+pub fn to_pod<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Verdict {
+    let bytes = pkt.len();
+    let result = enter_pod(env, pkt, work);
+    observe::outcome(env, work, Direction::Ingress, bytes, result)
+}
+
+#[inline(always)]
+fn enter_pod<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Outcome {
+    to_a_pod(env, pkt, work, Direction::Ingress)?;
+    forward::in_place(pkt, work)
+}
+
+/// A frame arriving from the underlay: tcx ingress of an uplink.
+///
+/// Tunnel packets of peers, answers to masqueraded flows, and what is for a pod as it is. The
+/// rest is the host's.
+#[inline(always)]
+pub fn from_uplink<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Verdict {
+    let bytes = pkt.len();
+    let result = enter_node(env, pkt, work);
+    observe::outcome(env, work, Direction::Ingress, bytes, result)
+}
+
+#[inline(always)]
+fn enter_node<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Outcome {
+    // Not to be understood is no offence in a packet for the host.
+    if parse::frame(pkt, &mut work.hdr) != Ok(Frame::Ip) || work.hdr.kind != Kind::Flow {
+        return Ok(Verdict::PASS);
+    }
+    work.arrival = Arrival::new(env, pkt, flags::ARRIVAL_UPLINK, Direction::Ingress);
+    let tunnelled = env.tunnel() == tunnel::DIRECT && is_tunnel_packet(env, &work.hdr);
+    let wrapping =
+        if tunnelled { decap::look_inside(pkt, work)? } else { decap::Wrapping::default() };
+    match flow::lookup(env, work) {
+        Hit::Current => {}
+        Hit::Stale => admit::again(env, work)?,
+        Hit::Miss => {
+            let destination = env.ipcache(&work.hdr.key.destination).unwrap_or_default();
+            if !tunnelled && !matches!(destination.kind, kind::ENDPOINT | kind::VACANT) {
+                return Ok(Verdict::PASS);
+            }
+            admit::new(env, work)?;
+        }
+    }
+    if tunnelled {
+        decap::unwrap(pkt, work, wrapping)?;
+    }
+    forward::apply(env, pkt, work)
+}
+
+#[inline(always)]
+fn is_tunnel_packet<S: Settings>(settings: &S, hdr: &Headers) -> bool {
+    hdr.key.protocol == protocol::UDP
+        && u32::from(hdr.key.destination_port.get()) == settings.tunnel_port()
+}
+
+/// A frame that the host's stack sends off the node: tcx egress of an uplink.
+///
+/// The node's own flows are entered beside the pods', so that no two share a tuple outside; pods'
+/// packets that the stack forwards are masqueraded.
+#[inline(always)]
+pub fn to_uplink<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Verdict {
+    let bytes = pkt.len();
+    let result = leave_node(env, pkt, work);
+    observe::outcome(env, work, Direction::Egress, bytes, result)
+}
+
+#[inline(always)]
+fn leave_node<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Outcome {
+    if mark::is(pkt.mark(), mark::FORWARDED) {
+        return Ok(Verdict::PASS);
+    }
+    let parsed = parse::frame(pkt, &mut work.hdr);
+    if parsed != Ok(Frame::Ip)
+        || work.hdr.kind != Kind::Flow
+        || is_tunnel_packet(env, &work.hdr)
+    {
+        return Ok(Verdict::PASS);
+    }
+    match env.ipcache(&work.hdr.key.source).unwrap_or_default().kind {
+        kind::HOST => {}
+        kind::ENDPOINT => work.hdr.key.scope = scope::STACK,
+        _ => return Ok(Verdict::PASS),
+    }
+    work.arrival = Arrival::new(env, pkt, flags::ARRIVAL_HOST, Direction::Egress);
+    match flow::lookup(env, work) {
+        Hit::Current => {}
+        Hit::Stale => {
+            flow::remove_pair(env, &work.hdr.key, &work.flow);
+            leave_by_stack(env, work)?;
+        }
+        Hit::Miss => leave_by_stack(env, work)?,
+    }
+    forward::in_place(pkt, work)
+}
+
+/// Enters a flow that the stack sends out of an uplink: behind the uplink's address where it is a
+/// pod's, and behind its own where it is the node's, so that its port is taken.
+#[inline(always)]
+fn leave_by_stack<E: Env>(env: &E, work: &mut Work) -> Result<(), DropReason> {
+    origin::establish(env, work)?;
+    let Work { hdr, arrival, .. } = work;
+    let uplink = env.uplinks().get(&arrival.interface).ok_or(DropReason::NoRoute)?;
+    let masquerade = match (hdr.key.scope, hdr.key.destination.is_v4()) {
+        (scope::STACK, true) => uplink.masquerade_v4,
+        (scope::STACK, false) => uplink.masquerade_v6,
+        _ => hdr.key.source,
+    };
+    let entry = env.ipcache(&hdr.key.destination).unwrap_or_default();
+    let (end, identity) = origin::who(entry);
+    work.route = Route {
+        end,
+        identity,
+        generation: origin::generation(env, end).ok_or(DropReason::NoRoute)?,
+        target: flags::TARGET_UPLINK,
+        next_hop: 0,
+        next_hop_tag: 0,
+        masquerade,
+    };
+    admit::enter(env, work)
+}
+
+/// A frame that the host's stack sends to a pod, here or on a peer: tcx ingress of the far side
+/// of the gateway pair.
+#[inline(always)]
+pub fn from_host<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Verdict {
+    let bytes = pkt.len();
+    let result = leave_host(env, pkt, work);
+    observe::outcome(env, work, Direction::Egress, bytes, result)
+}
+
+#[inline(always)]
+fn leave_host<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Outcome {
+    to_a_pod(env, pkt, work, Direction::Egress)?;
+    forward::apply(env, pkt, work)
+}
+
+/// A frame about to enter the host's stack by the gateway pair: tcx ingress of the node's side.
+///
+/// Only what the datapath handed over, and judged before it did.
+#[inline(always)]
+pub fn to_host<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Verdict {
+    let result = if mark::is(pkt.mark(), mark::TO_HOST) {
+        pkt.set_mark(mark::with(pkt.mark(), 0));
+        Ok(Verdict::PASS)
+    } else {
+        Err(DropReason::NotForwarded)
+    };
+    observe::outcome(env, work, Direction::Ingress, pkt.len(), result)
+}
+
+/// The flow of a packet that the stack sends to a pod.
+#[inline(always)]
+fn to_a_pod<E: Env, P: Packet>(
+    env: &E,
+    pkt: &P,
+    work: &mut Work,
+    direction: Direction,
+) -> Result<(), DropReason> {
+    if parse::frame(pkt, &mut work.hdr)? != Frame::Ip {
+        return Err(DropReason::UnsupportedL2);
+    }
+    if work.hdr.key.destination.is_multicast() {
+        return Err(DropReason::Multicast);
+    }
+    work.arrival = Arrival::new(env, pkt, flags::ARRIVAL_HOST, direction);
+    admit::flow_of(env, work)
+}

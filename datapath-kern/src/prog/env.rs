@@ -1,0 +1,243 @@
+//! [`Env`] over BPF maps and helpers.
+
+use aya_ebpf::bindings::{
+    BPF_FIB_LKUP_RET_BLACKHOLE, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_PROHIBIT,
+    BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LKUP_RET_UNREACHABLE, BPF_NOEXIST, __sk_buff,
+};
+use aya_ebpf::helpers::generated::{
+    bpf_fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns,
+};
+use aya_ebpf::maps::lpm_trie::Key;
+use aya_ebpf::maps::{Array, HashMap, LruHashMap};
+use datapath_kern::abi::Mac;
+use datapath_kern::abi::addr::Addr;
+use datapath_kern::abi::config::Settings;
+use datapath_kern::abi::endpoint::Endpoint;
+use datapath_kern::abi::flow::{Flow, FlowKey};
+use datapath_kern::abi::ipcache::IpEntry;
+use datapath_kern::abi::metric::{Direction, index};
+use datapath_kern::abi::nexthop::{Claim, NextHop, kind};
+use datapath_kern::abi::tunnel::{Peer, Uplink};
+use datapath_kern::env::{Env, Fib, FibQuery, InsertError, Table};
+
+use super::arguments::{self, FibLookup};
+use super::maps;
+
+/// The kernel as the packet logic's environment.
+pub(super) struct Kernel {
+    /// The packet's context, which the routing table wants to see.
+    ctx: *mut __sk_buff,
+}
+
+impl Kernel {
+    /// The environment of the program that was entered with `ctx`.
+    #[inline(always)]
+    pub(super) const fn new(ctx: *mut __sk_buff) -> Self {
+        Self { ctx }
+    }
+}
+
+datapath_kern::settings_by_volatile_load!(Kernel, &raw const maps::CONFIG);
+
+/// A BPF map behind [`Table`].
+struct Map<M: 'static>(&'static M);
+
+/// `-EEXIST`.
+const EXISTS: i32 = -17;
+
+macro_rules! hash_table {
+    ($kind:ident) => {
+        impl<K, V: Copy> Table<K, V> for Map<$kind<K, V>> {
+            #[inline(always)]
+            fn get(&self, key: &K) -> Option<V> {
+                // SAFETY: the pointer is valid until the program ends. The element may be reused
+                // for another key meanwhile, which `Table` documents.
+                self.0.get_ptr(key).map(|value| unsafe { *value })
+            }
+
+            #[inline(always)]
+            fn update<R>(&self, key: &K, change: impl FnOnce(&mut V) -> R) -> Option<R> {
+                // SAFETY: as for `get`; other CPUs may write the same value, field by field.
+                self.0.get_ptr_mut(key).map(|value| change(unsafe { &mut *value }))
+            }
+
+            #[inline(always)]
+            fn insert(&self, key: &K, value: &V) -> Result<(), InsertError> {
+                self.0.insert(key, value, u64::from(BPF_NOEXIST)).map_err(|errno| {
+                    if errno == EXISTS { InsertError::Exists } else { InsertError::Full }
+                })
+            }
+
+            #[inline(always)]
+            fn remove(&self, key: &K) -> bool {
+                self.0.remove(key).is_ok()
+            }
+        }
+    };
+}
+
+hash_table!(HashMap);
+hash_table!(LruHashMap);
+
+impl<V: Copy> Table<u32, V> for Map<Array<V>> {
+    #[inline(always)]
+    fn get(&self, key: &u32) -> Option<V> {
+        // SAFETY: elements of an array live as long as the map.
+        self.0.get_ptr(*key).map(|value| unsafe { *value })
+    }
+
+    #[inline(always)]
+    fn update<R>(&self, key: &u32, change: impl FnOnce(&mut V) -> R) -> Option<R> {
+        // SAFETY: as for `get`; other CPUs may write the same value, field by field.
+        self.0.get_ptr_mut(*key).map(|value| change(unsafe { &mut *value }))
+    }
+
+    #[inline(always)]
+    fn insert(&self, _: &u32, _: &V) -> Result<(), InsertError> {
+        // Every element of an array exists.
+        Err(InsertError::Exists)
+    }
+
+    #[inline(always)]
+    fn remove(&self, _: &u32) -> bool {
+        false
+    }
+}
+
+impl Env for Kernel {
+    #[inline(always)]
+    #[allow(clippy::cast_possible_truncation, reason = "136 years of uptime fit")]
+    fn now_s(&self) -> u32 {
+        // SAFETY: a helper without arguments.
+        (unsafe { bpf_ktime_get_coarse_ns() } / 1_000_000_000) as u32
+    }
+
+    #[inline(always)]
+    fn random(&self) -> u32 {
+        // SAFETY: a helper without arguments.
+        unsafe { bpf_get_prandom_u32() }
+    }
+
+    #[inline(always)]
+    fn flows(&self) -> impl Table<FlowKey, Flow> {
+        Map(&maps::FLOWS)
+    }
+
+    #[inline(always)]
+    fn pending(&self) -> impl Table<FlowKey, Flow> {
+        Map(&maps::PENDING)
+    }
+
+    #[inline(always)]
+    fn endpoints(&self) -> impl Table<u32, Endpoint> {
+        Map(&maps::ENDPOINTS)
+    }
+
+    #[inline(always)]
+    fn endpoint_slots(&self) -> impl Table<u32, u32> {
+        Map(&maps::ENDPOINT_SLOTS)
+    }
+
+    #[inline(always)]
+    fn peers(&self) -> impl Table<u32, Peer> {
+        Map(&maps::PEERS)
+    }
+
+    #[inline(always)]
+    fn peer_indices(&self) -> impl Table<Addr, u32> {
+        Map(&maps::PEER_INDICES)
+    }
+
+    #[inline(always)]
+    fn next_hops(&self) -> impl Table<u32, NextHop> {
+        Map(&maps::NEXT_HOPS)
+    }
+
+    #[inline(always)]
+    fn claims(&self) -> impl Table<u32, Claim> {
+        Map(&maps::CLAIMS)
+    }
+
+    #[inline(always)]
+    fn uplinks(&self) -> impl Table<u32, Uplink> {
+        Map(&maps::UPLINKS)
+    }
+
+    #[inline(always)]
+    fn ipcache(&self, address: &Addr) -> Option<IpEntry> {
+        let arguments = arguments::mine()?;
+        arguments.address = Key::new(128, *address);
+        maps::IPCACHE.get(&arguments.address).copied()
+    }
+
+    #[inline(never)]
+    fn fib(&self, query: &FibQuery, hop: &mut NextHop) -> Fib {
+        fib(self.ctx, self.host_interface(), query, hop)
+    }
+
+    #[inline(always)]
+    fn count(&self, direction: Direction, outcome: u32, bytes: u32) {
+        if let Some(cell) = maps::METRICS.get_ptr_mut(index(direction, outcome)) {
+            // SAFETY: the element is this CPU's own, and programs are not preempted by others.
+            let cell = unsafe { &mut *cell };
+            cell.packets = cell.packets.wrapping_add(1);
+            cell.bytes = cell.bytes.wrapping_add(u64::from(bytes));
+        }
+    }
+}
+
+/// `AF_INET`.
+const INET: u8 = 2;
+/// `AF_INET6`.
+const INET6: u8 = 10;
+
+/// Asks as if the packet had come in on `interface`, whose forwarding flag must be set.
+#[inline(always)]
+fn fib(ctx: *mut __sk_buff, interface: u32, query: &FibQuery, hop: &mut NextHop) -> Fib {
+    let v4 = query.destination.is_v4();
+    let words = |address: &Addr| if v4 { [address.v4_word(), 0, 0, 0] } else { address.words() };
+    let Some(arguments) = arguments::mine() else {
+        return Fib::Stack;
+    };
+    let lookup = &mut arguments.fib;
+    *lookup = FibLookup {
+        family: if v4 { INET } else { INET6 },
+        protocol: 0,
+        source_port: 0,
+        destination_port: 0,
+        total_len: 0,
+        interface,
+        flow_info: 0,
+        source: words(&query.source),
+        destination: words(&query.destination),
+        vlan: 0,
+        source_mac: [0; 6],
+        destination_mac: [0; 6],
+    };
+    // SAFETY: the context pointer is the skb's, remembered by the entry point; the struct has the
+    // layout and the size that the helper is told.
+    let answer = unsafe {
+        bpf_fib_lookup(ctx.cast(), (&raw mut *lookup).cast(), 64, 0)
+    };
+    hop.gateway = if lookup.family == INET {
+        let [word, ..] = lookup.destination;
+        Addr::from_v4_word(word)
+    } else {
+        Addr::from_words(lookup.destination)
+    };
+    hop.interface = lookup.interface;
+    hop.kind = kind::UNRESOLVED;
+    match u32::try_from(answer) {
+        Ok(BPF_FIB_LKUP_RET_SUCCESS) => {
+            hop.destination_mac = lookup.destination_mac;
+            hop.source_mac = lookup.source_mac;
+            hop.kind = kind::RESOLVED;
+            Fib::Found
+        }
+        Ok(BPF_FIB_LKUP_RET_NO_NEIGH) => Fib::Found,
+        Ok(
+            BPF_FIB_LKUP_RET_BLACKHOLE | BPF_FIB_LKUP_RET_UNREACHABLE | BPF_FIB_LKUP_RET_PROHIBIT,
+        ) => Fib::Unreachable,
+        _ => Fib::Stack,
+    }
+}

@@ -1,0 +1,61 @@
+//! Every map of the object. Sizes are what user space sets at load; these are the defaults.
+
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::lpm_trie::LpmTrie;
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
+use datapath_kern::abi::addr::Addr;
+use datapath_kern::abi::config::Config;
+use datapath_kern::abi::endpoint::{Endpoint, MAX_ENDPOINTS};
+use datapath_kern::abi::flow::{Flow, FlowKey};
+use datapath_kern::abi::ipcache::IpEntry;
+use datapath_kern::abi::metric::{Counter, MAX_METRICS};
+use datapath_kern::abi::nexthop::{CLAIMED, Claim, MAX_NEXT_HOPS, NextHop};
+use datapath_kern::abi::tunnel::{MAX_PEERS, Peer, Uplink};
+use datapath_kern::work::Work;
+
+use super::arguments::Arguments;
+
+/// Settings of this load; user space writes them into the object before it loads it.
+#[unsafe(no_mangle)]
+pub(super) static CONFIG: Config = Config::DEFAULT;
+
+#[map(name = "flows")]
+pub(super) static FLOWS: HashMap<FlowKey, Flow> = HashMap::with_max_entries(131_072, 0);
+
+#[map(name = "pending")]
+pub(super) static PENDING: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_entries(32_768, 0);
+
+#[map(name = "endpoints")]
+pub(super) static ENDPOINTS: Array<Endpoint> = Array::with_max_entries(MAX_ENDPOINTS, 0);
+
+#[map(name = "endpoint_slots")]
+pub(super) static ENDPOINT_SLOTS: HashMap<u32, u32> = HashMap::with_max_entries(MAX_ENDPOINTS, 0);
+
+#[map(name = "peers")]
+pub(super) static PEERS: Array<Peer> = Array::with_max_entries(MAX_PEERS, 0);
+
+#[map(name = "peer_indices")]
+pub(super) static PEER_INDICES: HashMap<Addr, u32> = HashMap::with_max_entries(MAX_PEERS, 0);
+
+#[map(name = "next_hops")]
+pub(super) static NEXT_HOPS: Array<NextHop> = Array::with_max_entries(MAX_NEXT_HOPS, 0);
+
+#[map(name = "claims")]
+pub(super) static CLAIMS: HashMap<u32, Claim> = HashMap::with_max_entries(CLAIMED, 0);
+
+#[map(name = "uplinks")]
+pub(super) static UPLINKS: HashMap<u32, Uplink> = HashMap::with_max_entries(64, 0);
+
+#[map(name = "ipcache")]
+pub(super) static IPCACHE: LpmTrie<Addr, IpEntry> = LpmTrie::with_max_entries(524_288, 0);
+
+/// One packet's state, which the stack has no room for.
+#[map(name = "work")]
+pub(super) static WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
+
+/// Arguments of helpers, which want more alignment than the stack gives.
+#[map(name = "arguments")]
+pub(super) static ARGUMENTS: PerCpuArray<Arguments> = PerCpuArray::with_max_entries(1, 0);
+
+#[map(name = "metrics")]
+pub(super) static METRICS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(MAX_METRICS, 0);

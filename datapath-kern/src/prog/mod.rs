@@ -1,0 +1,58 @@
+//! The kernel's side: entry points of the six hooks, licence, panic handler.
+
+mod arguments;
+mod env;
+mod maps;
+mod skb;
+
+use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::bindings::tcx_action_base::TCX_DROP;
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+use datapath_kern::pipeline;
+
+use self::env::Kernel;
+use self::skb::Skb;
+
+macro_rules! hooks {
+    ($($(#[$doc:meta])* $hook:ident;)*) => {
+        $($(#[$doc])*
+        #[classifier]
+        pub(crate) fn $hook(ctx: TcContext) -> i32 {
+            let skb: *mut __sk_buff = ctx.skb.skb;
+            let mut pkt = Skb::new(skb);
+            // SAFETY: this CPU's own element; programs of this object do not run inside each other.
+            let Some(work) = maps::WORK.get_ptr_mut(0).map(|work| unsafe { &mut *work }) else {
+                return TCX_DROP;
+            };
+            let verdict = pipeline::$hook(&Kernel::new(skb), &mut pkt, work);
+            skb::act(&pkt, verdict, &work.hop.gateway)
+        })*
+    };
+}
+
+hooks! {
+    /// tcx ingress of the host's side of a pod's veth.
+    from_pod;
+    /// tcx egress of the host's side of a pod's veth.
+    to_pod;
+    /// tcx ingress of an uplink.
+    from_uplink;
+    /// tcx egress of an uplink.
+    to_uplink;
+    /// tcx ingress of the far side of the gateway pair.
+    from_host;
+    /// tcx ingress of the node's side of the gateway pair.
+    to_host;
+}
+
+/// Some helpers are for programs under the GPL only.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "license")]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+/// Never reached: what could panic does not load.
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}

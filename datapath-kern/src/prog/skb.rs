@@ -1,0 +1,304 @@
+//! [`Packet`] over an skb, and verdicts as return codes.
+
+use core::mem::MaybeUninit;
+
+use aya_ebpf::bindings::{
+    __sk_buff, BPF_F_ADJ_ROOM_DECAP_L3_IPV4, BPF_F_ADJ_ROOM_DECAP_L3_IPV6,
+    BPF_F_ADJ_ROOM_ENCAP_L2_ETH, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6,
+    BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0,
+    BPF_F_PSEUDO_HDR, bpf_adj_room_mode, bpf_redir_neigh, tcx_action_base::{TCX_DROP, TCX_NEXT},
+};
+use aya_ebpf::helpers::generated::{
+    bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_adjust_room,
+    bpf_skb_change_type, bpf_skb_pull_data, bpf_skb_store_bytes,
+};
+use datapath_kern::abi::addr::Addr;
+use datapath_kern::abi::config::Settings;
+use datapath_kern::packet::{ChecksumCovers, ETHERNET_LEN, Family, MAX_OFFSET, Packet};
+use datapath_kern::verdict::{Action, DropReason, Verdict};
+use datapath_kern::wire::underlay::{OVERHEAD_V4, OVERHEAD_V6, UnderlayV4, UnderlayV6};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use super::arguments;
+use super::env::Kernel;
+
+/// Bytes that are made linear before a frame is parsed: all headers of all but the strangest.
+const LINEAR: u32 = 192;
+
+/// Packet type of a frame addressed to this node (`include/uapi/linux/if_packet.h`).
+const PACKET_HOST: u32 = 0;
+
+/// `BPF_F_ADJ_ROOM_ENCAP_L2(14)`: length of the inner Ethernet header, in the top byte.
+const ENCAP_L2_LEN: u64 = (ETHERNET_LEN as u64) << 56;
+
+/// Bounds every offset, which the verifier wants to see and `parse` sees to already.
+///
+/// Loaded each time: the compiler would leave out a mask that it knows to change nothing, and check
+/// a copy of the number where the verifier looks at another. The verifier knows what is in here.
+static OFFSET_MASK: u16 = MAX_OFFSET;
+
+/// A frame in the kernel.
+pub(super) struct Skb {
+    ctx: *mut __sk_buff,
+}
+
+impl Skb {
+    /// The frame that a program was entered with, its headers made linear.
+    #[inline(always)]
+    pub(super) fn new(ctx: *mut __sk_buff) -> Self {
+        let skb = Self { ctx };
+        let (data, end) = skb.bounds();
+        let wanted = if skb.len() < LINEAR { skb.len() } else { LINEAR };
+        if data + wanted as usize > end {
+            // SAFETY: a helper on the program's own context. A failure leaves the frame as it is,
+            // and the reads say what is missing.
+            unsafe { bpf_skb_pull_data(ctx, wanted) };
+        }
+        skb
+    }
+
+    #[inline(always)]
+    fn bounds(&self) -> (usize, usize) {
+        // SAFETY: fields of the context, which the verifier rewrites to loads from the skb.
+        unsafe { ((*self.ctx).data as usize, (*self.ctx).data_end as usize) }
+    }
+
+    /// Pointer to `size` bytes at `offset`, if the frame has them.
+    #[inline(always)]
+    fn at(&self, offset: u16, size: usize) -> Result<usize, DropReason> {
+        let (data, end) = self.bounds();
+        // SAFETY: a static that nobody writes.
+        let mask = unsafe { core::ptr::read_volatile(&raw const OFFSET_MASK) };
+        let start = data + usize::from(offset & mask);
+        // The verifier requires that every pointer be checked against the end.
+        if start + size > end {
+            return Err(DropReason::InvalidPacket);
+        }
+        Ok(start)
+    }
+
+    /// Makes room behind the Ethernet header and stores the new headers over it.
+    #[inline(always)]
+    fn encapsulate<T: IntoBytes + Immutable>(
+        &mut self,
+        outer: &T,
+        room: u16,
+        family: u32,
+    ) -> Result<(), DropReason> {
+        let flags = u64::from(
+            BPF_F_ADJ_ROOM_FIXED_GSO
+                | BPF_F_ADJ_ROOM_ENCAP_L4_UDP
+                | BPF_F_ADJ_ROOM_ENCAP_L2_ETH
+                | family,
+        ) | ENCAP_L2_LEN;
+        // SAFETY: helpers on the program's own context; the stored value is as long as said.
+        let failed = unsafe {
+            bpf_skb_adjust_room(self.ctx, i32::from(room), bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, flags)
+                != 0
+                || bpf_skb_store_bytes(
+                    self.ctx,
+                    0,
+                    core::ptr::from_ref(outer).cast(),
+                    size_of::<T>() as u32,
+                    0,
+                ) != 0
+        };
+        if failed { Err(DropReason::RewriteFailed) } else { Ok(()) }
+    }
+}
+
+impl Packet for Skb {
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        // SAFETY: a field of the context.
+        unsafe { (*self.ctx).len }
+    }
+
+    #[inline(always)]
+    fn interface(&self) -> u32 {
+        // SAFETY: a field of the context.
+        unsafe { (*self.ctx).ifindex }
+    }
+
+    #[inline(always)]
+    fn mark(&self) -> u32 {
+        // SAFETY: a field of the context.
+        unsafe { (*self.ctx).mark }
+    }
+
+    #[inline(always)]
+    fn set_mark(&mut self, mark: u32) {
+        // SAFETY: a field of the context that programs may write.
+        unsafe { (*self.ctx).mark = mark }
+    }
+
+    #[inline(always)]
+    fn read<T: FromBytes + Immutable + Copy>(&self, offset: u16) -> Result<T, DropReason> {
+        let start = self.at(offset, size_of::<T>())?;
+        let mut value = Words::<T>::uninit();
+        // SAFETY: `at` checked the bounds, and any bytes are a valid `T`.
+        Ok(unsafe {
+            copy_words::<T>(start as *const u8, value.as_mut_ptr().cast());
+            value.assume_init().0
+        })
+    }
+
+    #[inline(always)]
+    fn write<T: IntoBytes + Immutable>(
+        &mut self,
+        offset: u16,
+        value: &T,
+    ) -> Result<(), DropReason> {
+        let start = self.at(offset, size_of::<T>())?;
+        let mut words = Words::<T>::uninit();
+        // SAFETY: `at` checked the bounds; the value is copied as the bytes that it is.
+        unsafe {
+            core::ptr::copy_nonoverlapping(value, words.as_mut_ptr().cast(), 1);
+            copy_words::<T>(words.as_ptr().cast(), start as *mut u8);
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn fix_checksum(
+        &mut self,
+        offset: u16,
+        difference: u16,
+        covers: ChecksumCovers,
+    ) -> Result<(), DropReason> {
+        let mut flags = 0;
+        if covers.addresses {
+            flags |= u64::from(BPF_F_PSEUDO_HDR);
+            if covers.v6 {
+                flags |= u64::from(Kernel::new(self.ctx).checksum_v6_flags());
+            }
+        }
+        if covers.optional {
+            flags |= u64::from(BPF_F_MARK_MANGLED_0);
+        }
+        // SAFETY: a helper on the program's own context.
+        let failed = unsafe {
+            bpf_l4_csum_replace(self.ctx, u32::from(offset), 0, u64::from(difference), flags)
+        };
+        if failed == 0 { Ok(()) } else { Err(DropReason::RewriteFailed) }
+    }
+
+    #[inline(always)]
+    fn encapsulate_v4(&mut self, outer: &UnderlayV4) -> Result<(), DropReason> {
+        self.encapsulate(outer, OVERHEAD_V4, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4)
+    }
+
+    #[inline(always)]
+    fn encapsulate_v6(&mut self, outer: &UnderlayV6) -> Result<(), DropReason> {
+        self.encapsulate(outer, OVERHEAD_V6, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6)
+    }
+
+    #[inline(always)]
+    fn decapsulate(&mut self, bytes: u16, family: Family) -> Result<(), DropReason> {
+        let family = match family {
+            Family::V4 => BPF_F_ADJ_ROOM_DECAP_L3_IPV4,
+            Family::V6 => BPF_F_ADJ_ROOM_DECAP_L3_IPV6,
+        };
+        let flags = u64::from(BPF_F_ADJ_ROOM_FIXED_GSO | family);
+        // SAFETY: a helper on the program's own context.
+        let failed = unsafe {
+            bpf_skb_adjust_room(
+                self.ctx,
+                -i32::from(bytes),
+                bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
+                flags,
+            )
+        };
+        if failed == 0 { Ok(()) } else { Err(DropReason::RewriteFailed) }
+    }
+}
+
+/// A header on the stack, aligned so that it can be copied by words.
+#[repr(C, align(8))]
+struct Words<T>(T);
+
+impl<T> Words<T> {
+    #[inline(always)]
+    const fn uninit() -> MaybeUninit<Self> {
+        MaybeUninit::uninit()
+    }
+}
+
+/// Copies a `T` by words.
+///
+/// Headers have no alignment, and the compiler would copy them a byte at a time. The machines that
+/// BPF runs on load and store words at any address, and the verifier knows which do.
+///
+/// # Safety
+///
+/// Both places have room for a `T`, and do not overlap.
+#[inline(always)]
+#[allow(clippy::cast_ptr_alignment, reason = "that is what it is for")]
+unsafe fn copy_words<T>(from: *const u8, to: *mut u8) {
+    let size = size_of::<T>();
+    let mut at = 0;
+    // SAFETY: `at` never gets beyond `size`.
+    unsafe {
+        while at + 4 <= size {
+            *to.add(at).cast::<u32>() = *from.add(at).cast::<u32>();
+            at += 4;
+        }
+        while at + 2 <= size {
+            *to.add(at).cast::<u16>() = *from.add(at).cast::<u16>();
+            at += 2;
+        }
+        if at < size {
+            *to.add(at) = *from.add(at);
+        }
+    }
+}
+
+/// Has the kernel do what was decided: the program's return code. `gateway` is the neighbour for
+/// verdicts that leave resolving it to the kernel.
+#[inline(always)]
+pub(super) fn act(pkt: &Skb, verdict: Verdict, gateway: &Addr) -> i32 {
+    let Verdict { action, interface } = verdict;
+    match action {
+        Action::Pass => TCX_NEXT,
+        Action::Drop => TCX_DROP,
+        Action::IntoPod => into_pod(pkt, interface),
+        // SAFETY: a helper that takes numbers.
+        Action::Out => (unsafe { bpf_redirect(interface, 0) }) as i32,
+        Action::OutToNeighbour => to_neighbour(interface, gateway),
+        // SAFETY: a helper that takes numbers.
+        Action::ToHost => (unsafe { bpf_redirect(interface, u64::from(BPF_F_INGRESS)) }) as i32,
+    }
+}
+
+/// Into the namespace of the pod. The answer to a broadcast is not one itself.
+#[inline(always)]
+fn into_pod(pkt: &Skb, interface: u32) -> i32 {
+    // SAFETY: a field of the context, and helpers on it.
+    unsafe {
+        if (*pkt.ctx).pkt_type != PACKET_HOST {
+            bpf_skb_change_type(pkt.ctx, PACKET_HOST);
+        }
+        bpf_redirect_peer(interface, 0) as i32
+    }
+}
+
+/// Out of an interface, by way of the kernel's neighbour table.
+#[inline(always)]
+fn to_neighbour(interface: u32, gateway: &Addr) -> i32 {
+    let Some(arguments) = arguments::mine() else {
+        return TCX_DROP;
+    };
+    let neighbour = &mut arguments.neighbour;
+    if gateway.is_v4() {
+        neighbour.nh_family = 2;
+        neighbour.__bindgen_anon_1.ipv4_nh = gateway.v4_word();
+    } else {
+        neighbour.nh_family = 10;
+        neighbour.__bindgen_anon_1.ipv6_nh = gateway.words();
+    }
+    // SAFETY: the struct has the layout and the size that the helper is told.
+    let code = unsafe {
+        bpf_redirect_neigh(interface, &raw mut *neighbour, size_of::<bpf_redir_neigh>() as i32, 0)
+    };
+    code as i32
+}

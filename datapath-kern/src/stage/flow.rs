@@ -1,0 +1,295 @@
+//! Finding the flow of a packet, and keeping it alive.
+
+use crate::abi::config::Settings;
+use crate::abi::flow::{End, Flow, FlowKey, flags, state};
+use crate::env::{Env, Table};
+use crate::packet::Headers;
+use crate::stage::origin::{self, Arrival};
+use crate::stage::tcp;
+use crate::wire::ethernet;
+use crate::wire::ip::protocol;
+use crate::wire::transport::tcp_flag;
+use crate::work::Work;
+
+/// What is known of a packet's flow.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hit {
+    /// An entry whose decisions hold; it is in [`Work::flow`].
+    Current,
+    /// An entry that must be judged again; it is in [`Work::flow`].
+    Stale,
+    /// None.
+    Miss,
+}
+
+/// How an entry stands towards a packet.
+#[derive(Clone, Copy)]
+enum Standing {
+    Current,
+    Stale,
+    Dead,
+    /// A TCP flag that may change the flow's state.
+    Event,
+}
+
+/// Looks up the flow of a packet and counts the packet into it.
+///
+/// One lookup in the established table where the flow is there; the pending table only after
+/// that.
+#[inline(always)]
+pub fn lookup<E: Env>(env: &E, work: &mut Work) -> Hit {
+    let Work { hdr, arrival, flow: copy, .. } = work;
+    match env.flows().update(&hdr.key, |flow| inspect(env, flow, hdr, arrival, copy)) {
+        Some(Standing::Current) => Hit::Current,
+        Some(Standing::Stale) => Hit::Stale,
+        Some(Standing::Event) => tcp::event(env, work),
+        Some(Standing::Dead) => revive(env, work),
+        None => lookup_pending(env, work),
+    }
+}
+
+/// Compares an entry with the packet, counts the packet where it holds, and copies the entry.
+#[inline(always)]
+fn inspect<E: Env>(
+    env: &E,
+    flow: &mut Flow,
+    hdr: &Headers,
+    arrival: &Arrival,
+    copy: &mut Flow,
+) -> Standing {
+    let standing = if flow.expires_s <= arrival.now_s {
+        Standing::Dead
+    } else if !holds(env, flow, arrival) {
+        Standing::Stale
+    } else if hdr.tcp_flags & (tcp_flag::SYN | tcp_flag::FIN | tcp_flag::RST) != 0 {
+        Standing::Event
+    } else {
+        touch(env, flow, hdr, arrival.now_s);
+        Standing::Current
+    };
+    *copy = *flow;
+    standing
+}
+
+/// Whether the packet came the way that its flow's packets come, from whom they come, and both
+/// ends are still judged as they were. Array reads only.
+#[inline(always)]
+fn holds<E: Env>(env: &E, flow: &Flow, arrival: &Arrival) -> bool {
+    if flow.arrival() != arrival.by {
+        return false;
+    }
+    let [from_generation, to_generation] = flow.generation;
+    let from = End::from_raw(flow.from);
+    let sender_holds = if from.is_remote() {
+        env.peers().get(&from.slot()).is_some_and(|peer| {
+            let tunnelled = arrival.by == flags::ARRIVAL_TUNNEL;
+            peer.generation == from_generation
+                && (!tunnelled
+                    || peer.address == arrival.peer
+                        && peer.local == arrival.local
+                        && peer.interface == arrival.interface
+                        && flow.source_identity == arrival.vni)
+        })
+    } else {
+        env.endpoints().get(&from.slot()).is_some_and(|endpoint| {
+            let pod = arrival.by == flags::ARRIVAL_POD;
+            endpoint.generation == from_generation
+                && (!pod
+                    || endpoint.interface == arrival.interface
+                        && ethernet::same(&endpoint.mac, &arrival.mac))
+        })
+    };
+    sender_holds && origin::generation(env, End::from_raw(flow.to)) == Some(to_generation)
+}
+
+/// Counts a packet and moves the end of life; the time is written once a second at most.
+#[inline(always)]
+pub fn touch<S: Settings>(settings: &S, flow: &mut Flow, hdr: &Headers, now_s: u32) {
+    flow.packets = flow.packets.wrapping_add(1);
+    flow.bytes = flow.bytes.wrapping_add(u64::from(hdr.length));
+    // What both sides closed lives out its last seconds, whatever still comes.
+    if flow.state & state::CLOSED != state::CLOSED {
+        let expires_s = now_s.wrapping_add(lifetime_s(settings, hdr.key.protocol, flow.state));
+        if flow.expires_s != expires_s {
+            flow.expires_s = expires_s;
+        }
+    }
+}
+
+/// How long a flow in `state` lives after a packet, seconds.
+#[inline(always)]
+pub fn lifetime_s<S: Settings>(settings: &S, protocol: u8, state: u8) -> u32 {
+    let proven = state & state::ESTABLISHED != 0;
+    match (protocol == protocol::TCP, proven) {
+        (true, _) if state & state::CLOSED == state::CLOSED => settings.tcp_closed_s(),
+        (true, true) => settings.tcp_established_s(),
+        (true, false) => settings.tcp_pending_s(),
+        (false, true) => settings.other_established_s(),
+        (false, false) => settings.other_pending_s(),
+    }
+}
+
+/// An entry whose time is up lives on if its partner does; otherwise both go.
+#[inline(never)]
+fn revive<E: Env>(env: &E, work: &Work) -> Hit {
+    let Work { hdr, arrival, flow, .. } = work;
+    let partner_key = flow.partner_key(&hdr.key);
+    let closed = flow.state & state::CLOSED == state::CLOSED;
+    if !closed && is_alive(env, &partner_key, flow.pair, arrival.now_s) {
+        // Judged again: nobody looked at this half for a lifetime.
+        return Hit::Stale;
+    }
+    remove_pair(env, &hdr.key, flow);
+    Hit::Miss
+}
+
+/// The pending half of [`lookup`]: the same, and promotion of what has proven itself.
+#[inline(never)]
+fn lookup_pending<E: Env>(env: &E, work: &mut Work) -> Hit {
+    let Work { hdr, arrival, flow: copy, .. } = work;
+    match env.pending().update(&hdr.key, |flow| inspect(env, flow, hdr, arrival, copy)) {
+        Some(Standing::Current) => {}
+        Some(Standing::Stale) => return Hit::Stale,
+        Some(Standing::Event) => {
+            let hit = tcp::event(env, work);
+            if hit != Hit::Current {
+                return hit;
+            }
+        }
+        Some(Standing::Dead) => return revive(env, work),
+        None => return Hit::Miss,
+    }
+    progress(env, work)
+}
+
+/// What a packet does for a pending flow: an answer is noted in both halves, and an answer's
+/// answer proves the flow.
+#[inline(always)]
+fn progress<E: Env>(env: &E, work: &mut Work) -> Hit {
+    let Work { hdr, arrival, flow, reply: partner, reply_key: partner_key, .. } = work;
+    *partner_key = flow.partner_key(&hdr.key);
+    let found = env.pending().update(partner_key, |half| *partner = *half).is_some();
+    if !found || partner.pair != flow.pair {
+        // The table let go of one half; the other must not live on alone.
+        remove_pair(env, &hdr.key, flow);
+        return Hit::Miss;
+    }
+    if flow.has(flags::REPLY) {
+        if flow.state & state::REPLIED == 0 {
+            env.pending().update(&hdr.key, |half| half.state |= state::REPLIED);
+            env.pending().update(partner_key, |half| half.state |= state::REPLIED);
+        }
+        return Hit::Current;
+    }
+    let answered = flow.state & state::REPLIED != 0 && flow.state & state::CLOSED == 0;
+    let confirms = hdr.key.protocol != protocol::TCP
+        || hdr.tcp_flags & (tcp_flag::SYN | tcp_flag::RST | tcp_flag::ACK) == tcp_flag::ACK;
+    if answered && confirms {
+        promote(env, hdr, arrival.now_s, flow, partner, partner_key);
+    }
+    Hit::Current
+}
+
+/// Moves a proven flow to the established table; where that is full it stays pending.
+///
+/// Entered there before it is taken out here, the reply first: at no moment is the reply's tuple
+/// free for another flow to be translated to.
+#[inline(always)]
+fn promote<E: Env>(
+    env: &E,
+    hdr: &Headers,
+    now_s: u32,
+    flow: &mut Flow,
+    partner: &mut Flow,
+    partner_key: &FlowKey,
+) {
+    let proven = flow.state | state::ESTABLISHED;
+    let expires_s = now_s.wrapping_add(lifetime_s(env, hdr.key.protocol, proven));
+    let (pending_state, pending_expires_s) = (flow.state, flow.expires_s);
+    partner.state = proven;
+    partner.expires_s = expires_s;
+    flow.state = proven;
+    flow.expires_s = expires_s;
+    let reply_entered = env.flows().insert(partner_key, partner).is_ok();
+    if reply_entered && env.flows().insert(&hdr.key, flow).is_ok() {
+        env.pending().remove(partner_key);
+        env.pending().remove(&hdr.key);
+        return;
+    }
+    if reply_entered {
+        env.flows().remove(partner_key);
+    }
+    flow.state = pending_state;
+    flow.expires_s = pending_expires_s;
+}
+
+/// Removes both halves of a flow, given one of them.
+#[inline(never)]
+pub fn remove_pair<E: Env>(env: &E, key: &FlowKey, flow: &Flow) {
+    remove_both(env, key, &flow.partner_key(key), flow.pair);
+}
+
+/// Removes the entry under `key`, and its partner where that is of the same `pair`.
+#[inline(always)]
+pub fn remove_both<E: Env>(env: &E, key: &FlowKey, partner_key: &FlowKey, pair: u32) {
+    if peek(env, partner_key, |partner| partner.pair) == Some(pair) {
+        remove(env, partner_key);
+    }
+    remove(env, key);
+}
+
+/// Whether the entry under `key` belongs to `pair` and its time is not up.
+#[inline(always)]
+pub fn is_alive<E: Env>(env: &E, key: &FlowKey, pair: u32, now_s: u32) -> bool {
+    peek(env, key, |half| half.pair == pair && half.expires_s > now_s) == Some(true)
+}
+
+/// Looks at the entry under `key`, wherever it is.
+#[inline(always)]
+pub fn peek<E: Env, R>(env: &E, key: &FlowKey, look: impl Fn(&Flow) -> R) -> Option<R> {
+    match env.flows().update(key, |flow| look(flow)) {
+        Some(seen) => Some(seen),
+        None => env.pending().update(key, |flow| look(flow)),
+    }
+}
+
+/// Changes the entry under `key`, wherever it is.
+#[inline(always)]
+pub fn update<E: Env>(env: &E, key: &FlowKey, change: impl Fn(&mut Flow)) {
+    if env.flows().update(key, &change).is_none() {
+        env.pending().update(key, &change);
+    }
+}
+
+/// Removes the entry under `key`, wherever it is.
+#[inline(always)]
+fn remove<E: Env>(env: &E, key: &FlowKey) {
+    if !env.flows().remove(key) {
+        env.pending().remove(key);
+    }
+}
+
+/// Spreads the bits of a word: the finaliser of `MurmurHash3`.
+#[inline(always)]
+#[must_use]
+pub const fn scramble(word: u32) -> u32 {
+    let word = (word ^ (word >> 16)).wrapping_mul(0x85eb_ca6b);
+    let word = (word ^ (word >> 13)).wrapping_mul(0xc2b2_ae35);
+    word ^ (word >> 16)
+}
+
+/// A number that depends on all of a tuple and on the secret of this load.
+#[inline(always)]
+#[must_use]
+pub fn hash(key: &FlowKey, seed: u32) -> u32 {
+    let mut mixed = seed;
+    for word in key.source.words() {
+        mixed = scramble(mixed ^ word);
+    }
+    for word in key.destination.words() {
+        mixed = scramble(mixed ^ word);
+    }
+    let ports = u32::from(key.source_port.get()) << 16 | u32::from(key.destination_port.get());
+    scramble(scramble(mixed ^ ports) ^ u32::from(key.protocol))
+}

@@ -1,0 +1,99 @@
+//! Sending a packet where its flow says.
+
+use crate::abi::flow::{flags, verdict};
+use crate::abi::mark;
+use crate::abi::nexthop::NextHop;
+use crate::env::Env;
+use crate::packet::Packet;
+use crate::stage::nexthop;
+use crate::stage::observe;
+use crate::stage::{encap, rewrite};
+use crate::verdict::{Action, DropReason, Forward, Verdict};
+use crate::wire::ethernet::Macs;
+use crate::work::Work;
+
+/// Applies [`Work::flow`] to the packet.
+///
+/// # Errors
+///
+/// [`DropReason::PolicyDenied`] where the flow was judged so, and what the way out says.
+#[inline(always)]
+pub fn apply<E: Env, P: Packet>(
+    env: &E,
+    pkt: &mut P,
+    work: &mut Work,
+) -> Result<Verdict, DropReason> {
+    if work.flow.verdict != verdict::ALLOW {
+        return Err(DropReason::PolicyDenied);
+    }
+    if work.flow.target() == flags::TARGET_HOST {
+        return to_host(env, pkt, work);
+    }
+    let resolve = nexthop::of(env, work)?;
+    // What this node's own stack sends was not routed by us.
+    rewrite::apply(pkt, work, work.arrival.by != flags::ARRIVAL_HOST)?;
+    let (verdict, how) = match work.flow.target() {
+        flags::TARGET_POD => {
+            link_header(pkt, &work.hop)?;
+            (Verdict::new(Action::IntoPod, work.hop.interface), Forward::ToEndpoint)
+        }
+        flags::TARGET_TUNNEL => {
+            pkt.set_mark(mark::with(pkt.mark(), mark::FORWARDED));
+            encap::send(env, pkt, work)?;
+            (leave(&work.hop, resolve), Forward::ToOverlay)
+        }
+        _ => {
+            pkt.set_mark(mark::with(pkt.mark(), mark::FORWARDED));
+            link_header(pkt, &work.hop)?;
+            (leave(&work.hop, resolve), Forward::ToNetwork)
+        }
+    };
+    observe::forwarded(env, work.arrival.direction, how, work.hdr.length);
+    Ok(verdict)
+}
+
+/// Hands a packet to this node: it stays where it is on an uplink, and comes in by the gateway
+/// pair from anywhere else.
+#[inline(always)]
+fn to_host<E: Env, P: Packet>(
+    env: &E,
+    pkt: &mut P,
+    work: &Work,
+) -> Result<Verdict, DropReason> {
+    let Work { hdr, flow, arrival, .. } = work;
+    rewrite::apply(pkt, work, false)?;
+    let how = if flow.has(flags::VIA_STACK) { Forward::ToStack } else { Forward::ToHost };
+    observe::forwarded(env, arrival.direction, how, hdr.length);
+    if arrival.by == flags::ARRIVAL_UPLINK {
+        return Ok(Verdict::PASS);
+    }
+    pkt.write(0, &env.gateway_mac())?;
+    pkt.set_mark(mark::with(pkt.mark(), mark::TO_HOST));
+    Ok(Verdict::new(Action::ToHost, env.host_interface()))
+}
+
+/// Applies the flow of a packet that the stack sends and that goes on by itself.
+///
+/// # Errors
+///
+/// As [`apply`].
+#[inline(always)]
+pub fn in_place<P: Packet>(pkt: &mut P, work: &Work) -> Result<Verdict, DropReason> {
+    if work.flow.verdict != verdict::ALLOW {
+        return Err(DropReason::PolicyDenied);
+    }
+    rewrite::apply(pkt, work, false)?;
+    Ok(Verdict::PASS)
+}
+
+/// Out of the interface of the hop, by the kernel's neighbour table where that is due.
+#[inline(always)]
+fn leave(hop: &NextHop, resolve: bool) -> Verdict {
+    Verdict::new(if resolve { Action::OutToNeighbour } else { Action::Out }, hop.interface)
+}
+
+/// Writes the Ethernet addresses of the hop.
+#[inline(always)]
+fn link_header<P: Packet>(pkt: &mut P, hop: &NextHop) -> Result<(), DropReason> {
+    pkt.write(0, &Macs { destination: hop.destination_mac, source: hop.source_mac })
+}

@@ -1,0 +1,16 @@
+//! What happens to a packet, a subject per file. `pipeline.rs` strings them together.
+
+pub mod admit;
+pub mod decap;
+pub mod encap;
+pub mod flow;
+pub mod forward;
+pub mod nat;
+pub mod neighbour;
+pub mod nexthop;
+pub mod observe;
+pub mod origin;
+pub mod parse;
+pub mod rewrite;
+pub mod route;
+pub mod tcp;

@@ -1,0 +1,225 @@
+//! Who sent a packet, and whether it may have: established before any new flow is.
+
+use crate::abi::Mac;
+use crate::abi::addr::Addr;
+use crate::abi::config::tunnel;
+use crate::abi::endpoint::{Endpoint, identity};
+use crate::abi::flow::{End, flags};
+use crate::abi::ipcache::{IpEntry, kind};
+use crate::abi::metric::Direction;
+use crate::env::{Env, Table};
+use crate::packet::{Headers, Packet};
+use crate::verdict::DropReason;
+use crate::wire::ethernet::{self, Ethernet};
+use crate::work::Work;
+
+/// How a packet came in: what an established flow is checked against, without a further lookup.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Arrival {
+    /// One of `flags::ARRIVAL_*`.
+    pub by: u16,
+    /// Direction to count the packet under.
+    pub direction: Direction,
+    /// Interface of the hook.
+    pub interface: u32,
+    /// When; seconds on `CLOCK_MONOTONIC`.
+    pub now_s: u32,
+    /// Ethernet source address, where it came from a pod.
+    pub mac: Mac,
+    /// Outer source address, where it came through the tunnel.
+    pub peer: Addr,
+    /// Outer destination address, likewise.
+    pub local: Addr,
+    /// VNI, where it came through the tunnel.
+    pub vni: u32,
+}
+
+impl Arrival {
+    /// A packet at a hook of this node.
+    #[inline(always)]
+    pub fn new<E: Env, P: Packet>(env: &E, pkt: &P, by: u16, direction: Direction) -> Self {
+        Self {
+            by,
+            direction,
+            interface: pkt.interface(),
+            now_s: env.now_s(),
+            mac: [0; 6],
+            peer: Addr::NONE,
+            local: Addr::NONE,
+            vni: 0,
+        }
+    }
+
+    /// A packet that a pod sent.
+    ///
+    /// # Errors
+    ///
+    /// [`DropReason::InvalidPacket`] where the frame has no Ethernet header.
+    #[inline(always)]
+    pub fn from_pod<E: Env, P: Packet>(env: &E, pkt: &P) -> Result<Self, DropReason> {
+        let header: Ethernet = pkt.read(0)?;
+        let arrival = Self::new(env, pkt, flags::ARRIVAL_POD, Direction::Egress);
+        Ok(Self { mac: header.source, ..arrival })
+    }
+}
+
+/// The sender of a packet, as a new flow remembers it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Origin {
+    /// Who.
+    pub end: End,
+    /// Security identity.
+    pub identity: u32,
+    /// Generation of `end`.
+    pub generation: u32,
+    /// One of `flags::ARRIVAL_*`, and [`flags::VIA_STACK`] where the stack forwards for someone.
+    pub flags: u16,
+}
+
+/// The pod behind the interface.
+///
+/// # Errors
+///
+/// [`DropReason::UnknownEndpoint`] where there is none.
+#[inline(always)]
+pub fn endpoint<E: Env>(env: &E, arrival: &Arrival) -> Result<(u32, Endpoint), DropReason> {
+    let slot = env.endpoint_slots().get(&arrival.interface).ok_or(DropReason::UnknownEndpoint)?;
+    let endpoint = env.endpoints().get(&slot).ok_or(DropReason::UnknownEndpoint)?;
+    Ok((slot, endpoint))
+}
+
+/// Sender of a packet from a pod: its own addresses only, on both layers.
+#[inline(always)]
+fn pod<E: Env>(env: &E, hdr: &Headers, arrival: &Arrival) -> Result<Origin, DropReason> {
+    let (slot, endpoint) = endpoint(env, arrival)?;
+    if !ethernet::same(&arrival.mac, &endpoint.mac) {
+        return Err(DropReason::InvalidSourceMac);
+    }
+    if !endpoint.owns(&hdr.key.source) {
+        return Err(DropReason::InvalidSourceIp);
+    }
+    #[allow(clippy::cast_possible_truncation, reason = "slots are below MAX_ENDPOINTS")]
+    let end = End::endpoint(slot as u16);
+    Ok(Origin {
+        end,
+        identity: endpoint.identity,
+        generation: endpoint.generation,
+        flags: flags::ARRIVAL_POD,
+    })
+}
+
+/// Sender of a packet from a peer: the address must be one that the peer holds.
+#[inline(always)]
+fn peer<E: Env>(env: &E, hdr: &Headers, arrival: &Arrival) -> Result<Origin, DropReason> {
+    let index = env.peer_indices().get(&arrival.peer).ok_or(DropReason::TunnelUnknownPeer)?;
+    let peer = env.peers().get(&index).ok_or(DropReason::TunnelUnknownPeer)?;
+    if peer.interface != arrival.interface || peer.local != arrival.local {
+        return Err(DropReason::TunnelUnknownPeer);
+    }
+    let source = env.ipcache(&hdr.key.source).unwrap_or_default();
+    let of_a_peer = source.kind == kind::PEER_POD || source.kind == kind::PEER_NODE;
+    if !of_a_peer || u32::from(source.index) != index {
+        return Err(DropReason::TunnelInvalidSource);
+    }
+    let identity = if env.identity_from_vni() == 0 {
+        if source.identity != arrival.vni {
+            return Err(DropReason::InvalidIdentity);
+        }
+        source.identity
+    } else {
+        agreed(arrival.vni)?
+    };
+    Ok(Origin {
+        end: End::peer(source.index),
+        identity,
+        generation: peer.generation,
+        flags: flags::ARRIVAL_TUNNEL,
+    })
+}
+
+/// The identity that a VNI stands for, between nodes that agreed on numbers.
+///
+/// Of the reserved ones a peer can only speak for itself and for pods that were given none: this
+/// node's own identity, and the world's, never come out of a tunnel.
+#[inline(always)]
+fn agreed(vni: u32) -> Result<u32, DropReason> {
+    match vni {
+        identity::REMOTE_NODE | identity::UNMANAGED => Ok(vni),
+        identity::FIRST_ALLOCATED..=identity::MAX => Ok(vni),
+        _ => Err(DropReason::InvalidIdentity),
+    }
+}
+
+/// Sender of a packet that came in as it is on an uplink.
+#[inline(always)]
+fn underlay<E: Env>(env: &E, hdr: &Headers) -> Result<Origin, DropReason> {
+    let source = env.ipcache(&hdr.key.source).unwrap_or_default();
+    match source.kind {
+        kind::ENDPOINT | kind::HOST | kind::VACANT => Err(DropReason::InvalidSourceIp),
+        kind::PEER_POD if env.tunnel() != tunnel::NATIVE => Err(DropReason::InvalidSourceIp),
+        _ => located(env, source, flags::ARRIVAL_UPLINK),
+    }
+}
+
+/// Sender of a packet that this node's stack sends: the node itself, or someone it forwards for.
+#[inline(always)]
+fn stack<E: Env>(env: &E, hdr: &Headers) -> Result<Origin, DropReason> {
+    let source = env.ipcache(&hdr.key.source).unwrap_or_default();
+    let via = if source.kind == kind::HOST { 0 } else { flags::VIA_STACK };
+    located(env, source, flags::ARRIVAL_HOST | via)
+}
+
+/// The end that an ipcache entry means, with its generation.
+#[inline(always)]
+fn located<E: Env>(env: &E, entry: IpEntry, flags: u16) -> Result<Origin, DropReason> {
+    let (end, identity) = who(entry);
+    let generation = generation(env, end).ok_or(DropReason::UnknownEndpoint)?;
+    Ok(Origin { end, identity, generation, flags })
+}
+
+/// The end and the identity that an ipcache entry stands for.
+#[inline(always)]
+#[must_use]
+pub fn who(entry: IpEntry) -> (End, u32) {
+    let end = match entry.kind {
+        kind::HOST => End::HOST,
+        kind::ENDPOINT => End::endpoint(entry.index),
+        kind::PEER_POD | kind::PEER_NODE => End::peer(entry.index),
+        _ => End::WORLD,
+    };
+    let unknown = entry.identity == identity::UNKNOWN;
+    (end, if unknown { identity::WORLD } else { entry.identity })
+}
+
+/// Generation that flows of `end` are judged under.
+#[inline(always)]
+pub fn generation<E: Env>(env: &E, end: End) -> Option<u32> {
+    if end.is_remote() {
+        Some(env.peers().get(&end.slot())?.generation)
+    } else {
+        Some(env.endpoints().get(&end.slot())?.generation)
+    }
+}
+
+/// Establishes the sender of a packet for which there is no current flow, into [`Work::origin`].
+///
+/// # Errors
+///
+/// Every reason for which a packet cannot be whose it says it is.
+#[inline(never)]
+pub fn establish<E: Env>(env: &E, work: &mut Work) -> Result<(), DropReason> {
+    let Work { hdr, arrival, .. } = work;
+    work.origin = match arrival.by {
+        flags::ARRIVAL_POD => pod(env, hdr, arrival)?,
+        flags::ARRIVAL_TUNNEL => peer(env, hdr, arrival)?,
+        flags::ARRIVAL_UPLINK => underlay(env, hdr)?,
+        _ => stack(env, hdr)?,
+    };
+    if hdr.key.source.is_martian() || hdr.key.destination.is_martian() {
+        return Err(DropReason::Martian);
+    }
+    if hdr.key.source.is_multicast() || hdr.key.destination.is_multicast() {
+        return Err(DropReason::Multicast);
+    }
+    Ok(())
+}

@@ -1,0 +1,167 @@
+//! Bytes to [`Headers`].
+
+use zerocopy::network_endian::U16;
+
+use crate::abi::addr::Addr;
+use crate::abi::flow::scope;
+use crate::packet::{ETHERNET_LEN, MAX_L4_OFFSET, Family, Frame, Headers, Kind, Packet};
+use crate::verdict::DropReason;
+use crate::wire::ethernet::{self, Ethernet};
+use crate::wire::ip::{Extension, Ipv4, Ipv6, protocol};
+use crate::wire::transport::{Icmp, Tcp, Udp, icmp, icmpv6};
+
+/// IPv6 extension headers that are walked before a packet is given up on.
+const MAX_EXTENSIONS: usize = 6;
+
+/// Parses the frame.
+///
+/// # Errors
+///
+/// [`DropReason::InvalidPacket`] for headers cut short or contradicting themselves,
+/// [`DropReason::Fragment`], [`DropReason::UnknownL4`] for ICMP of the other family.
+#[inline(always)]
+pub fn frame<P: Packet>(pkt: &P, hdr: &mut Headers) -> Result<Frame, DropReason> {
+    at(pkt, 0, hdr)
+}
+
+/// Parses the frame that begins at `start`: inside a tunnel packet, that is.
+///
+/// # Errors
+///
+/// As [`frame`].
+#[inline(always)]
+pub fn at<P: Packet>(pkt: &P, start: u16, hdr: &mut Headers) -> Result<Frame, DropReason> {
+    let header: Ethernet = pkt.read(start)?;
+    hdr.length = pkt.len();
+    hdr.l3 = start + ETHERNET_LEN;
+    match header.ether_type.get() {
+        ethernet::IPV4 => ipv4(pkt, hdr)?,
+        ethernet::IPV6 => ipv6(pkt, hdr)?,
+        ethernet::ARP => return Ok(Frame::Arp),
+        _ => return Ok(Frame::Other),
+    }
+    Ok(Frame::Ip)
+}
+
+#[inline(always)]
+fn ipv4<P: Packet>(pkt: &P, hdr: &mut Headers) -> Result<(), DropReason> {
+    let ip: Ipv4 = pkt.read(hdr.l3)?;
+    let total_len = ip.total_len.get();
+    if ip.version_ihl >> 4 != 4
+        || ip.header_len() < 20
+        || total_len < ip.header_len()
+        || u32::from(hdr.l3) + u32::from(total_len) > hdr.length
+    {
+        return Err(DropReason::InvalidPacket);
+    }
+    if ip.is_fragment() {
+        return Err(DropReason::Fragment);
+    }
+    hdr.key.source = Addr::from_v4_bytes(ip.source);
+    hdr.key.destination = Addr::from_v4_bytes(ip.destination);
+    hdr.key.protocol = ip.protocol;
+    hdr.l4 = hdr.l3 + ip.header_len();
+    hdr.family = Family::V4;
+    hdr.ttl = ip.ttl;
+    transport(pkt, hdr, total_len - ip.header_len())
+}
+
+#[inline(always)]
+fn ipv6<P: Packet>(pkt: &P, hdr: &mut Headers) -> Result<(), DropReason> {
+    let ip: Ipv6 = pkt.read(hdr.l3)?;
+    let mut remaining = ip.payload_len.get();
+    if ip.version() != 6 || u32::from(hdr.l3) + 40 + u32::from(remaining) > hdr.length {
+        return Err(DropReason::InvalidPacket);
+    }
+    let mut l4 = hdr.l3 + 40;
+    let mut next = ip.next_header;
+    for _ in 0..MAX_EXTENSIONS {
+        if l4 > MAX_L4_OFFSET {
+            return Err(DropReason::InvalidPacket);
+        }
+        match next {
+            protocol::HOP_BY_HOP | protocol::ROUTING | protocol::DESTINATION => {
+                let extension: Extension = pkt.read(l4)?;
+                let length = (u16::from(extension.length) + 1) * 8;
+                remaining = remaining.checked_sub(length).ok_or(DropReason::InvalidPacket)?;
+                l4 += length;
+                next = extension.next_header;
+            }
+            protocol::FRAGMENT => return Err(DropReason::Fragment),
+            _ => break,
+        }
+    }
+    hdr.key.source = Addr::from_words(zerocopy::transmute!(ip.source));
+    hdr.key.destination = Addr::from_words(zerocopy::transmute!(ip.destination));
+    // A mapped address on the wire would be taken for IPv4 everywhere else.
+    if hdr.key.source.is_v4() || hdr.key.destination.is_v4() {
+        return Err(DropReason::Martian);
+    }
+    hdr.key.protocol = next;
+    hdr.l4 = l4;
+    hdr.family = Family::V6;
+    hdr.ttl = ip.hop_limit;
+    transport(pkt, hdr, remaining)
+}
+
+/// Fills in what the transport header says; `length` bytes of it and its data are in the packet.
+#[inline(always)]
+fn transport<P: Packet>(pkt: &P, hdr: &mut Headers, length: u16) -> Result<(), DropReason> {
+    if hdr.l4 > MAX_L4_OFFSET {
+        return Err(DropReason::InvalidPacket);
+    }
+    hdr.key.source_port = U16::ZERO;
+    hdr.key.destination_port = U16::ZERO;
+    hdr.key.scope = scope::PATH;
+    hdr.key.reserved = [0; 2];
+    hdr.tcp_flags = 0;
+    hdr.kind = Kind::Flow;
+    match (hdr.key.protocol, hdr.family) {
+        (protocol::TCP, _) => {
+            let tcp: Tcp = pkt.read(hdr.l4)?;
+            if length < 20 || tcp.data_offset >> 4 < 5 {
+                return Err(DropReason::InvalidPacket);
+            }
+            hdr.key.source_port = tcp.ports.source;
+            hdr.key.destination_port = tcp.ports.destination;
+            hdr.tcp_flags = tcp.flags;
+        }
+        (protocol::UDP, _) => {
+            let udp: Udp = pkt.read(hdr.l4)?;
+            if length < 8 || udp.length.get() < 8 {
+                return Err(DropReason::InvalidPacket);
+            }
+            hdr.key.source_port = udp.ports.source;
+            hdr.key.destination_port = udp.ports.destination;
+        }
+        (protocol::ICMP, Family::V4) | (protocol::ICMPV6, Family::V6) => {
+            let message: Icmp = pkt.read(hdr.l4)?;
+            if length < 8 {
+                return Err(DropReason::InvalidPacket);
+            }
+            icmp(hdr, &message);
+        }
+        (protocol::ICMP | protocol::ICMPV6, _) => return Err(DropReason::UnknownL4),
+        _ => {}
+    }
+    Ok(())
+}
+
+/// Tells echo, which is a flow, from the rest of ICMP, which is not.
+#[inline(always)]
+fn icmp(hdr: &mut Headers, message: &Icmp) {
+    match (hdr.family, message.kind) {
+        (Family::V4, icmp::ECHO_REQUEST) | (Family::V6, icmpv6::ECHO_REQUEST) => {
+            hdr.key.source_port = message.id;
+        }
+        (Family::V4, icmp::ECHO_REPLY) | (Family::V6, icmpv6::ECHO_REPLY) => {
+            hdr.key.destination_port = message.id;
+        }
+        (Family::V6, icmpv6::NEIGHBOUR_SOLICITATION) => hdr.kind = Kind::NeighbourSolicitation,
+        (Family::V6, icmpv6::NEIGHBOUR_ADVERTISEMENT) => hdr.kind = Kind::NeighbourAdvertisement,
+        (Family::V6, icmpv6::ROUTER_ADVERTISEMENT | icmpv6::REDIRECT) => {
+            hdr.kind = Kind::RouterOnly;
+        }
+        _ => hdr.kind = Kind::IcmpOther,
+    }
+}

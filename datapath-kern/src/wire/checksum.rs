@@ -1,0 +1,120 @@
+//! The Internet checksum (RFC 1071) and its incremental update (RFC 1624).
+//!
+//! Sums are of sixteen-bit words as they lie in memory: ones' complement addition does not mind
+//! the byte order, so nothing is swapped. Differences are folded to sixteen bits.
+
+use crate::abi::addr::Addr;
+
+/// Folds a sum to sixteen bits.
+#[inline(always)]
+#[must_use]
+pub const fn fold(sum: u32) -> u16 {
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    #[allow(clippy::cast_possible_truncation, reason = "two folds leave sixteen bits")]
+    {
+        sum as u16
+    }
+}
+
+/// Sum of the two halves of a word.
+#[inline(always)]
+const fn halves(word: u32) -> u32 {
+    (word & 0xffff) + (word >> 16)
+}
+
+/// Sum of an address.
+#[inline(always)]
+#[must_use]
+const fn sum(address: &Addr) -> u32 {
+    if address.is_v4() {
+        halves(address.v4_word())
+    } else {
+        let [a, b, c, d] = address.words();
+        halves(a) + halves(b) + halves(c) + halves(d)
+    }
+}
+
+/// What replacing `old` by `new` adds to a sum.
+#[inline(always)]
+#[must_use]
+pub const fn address_delta(old: &Addr, new: &Addr) -> u16 {
+    fold(sum(new) + !fold(sum(old)) as u32)
+}
+
+/// What replacing the big-endian `old` by `new` adds to a sum.
+#[inline(always)]
+#[must_use]
+pub const fn port_delta(old: u16, new: u16) -> u16 {
+    fold(new.to_be() as u32 + !old.to_be() as u32)
+}
+
+/// A checksum field (in memory order) after `delta` was added to what it covers.
+///
+/// Equation 3 of RFC 1624: `~(~HC + m)`.
+#[inline(always)]
+#[must_use]
+pub const fn adjust(checksum: u16, delta: u16) -> u16 {
+    !fold(!checksum as u32 + delta as u32)
+}
+
+/// Checksum over `words` (in memory order) and a sum to begin with.
+#[inline(always)]
+#[must_use]
+pub fn over<const N: usize>(words: &[u16; N], seed: u32) -> u16 {
+    let mut sum = seed;
+    for word in words {
+        sum += u32::from(*word);
+    }
+    !fold(sum)
+}
+
+/// Sum of the pseudo header of an IPv6 transport (RFC 8200, section 8.1).
+#[inline(always)]
+#[must_use]
+pub const fn pseudo_v6(source: &Addr, destination: &Addr, length: u16, protocol: u8) -> u32 {
+    fold(sum(source) + sum(destination)) as u32
+        + length.to_be() as u32
+        + (protocol as u16).to_be() as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::net::IpAddr;
+    use proptest::prelude::*;
+
+    fn full(bytes: &[u8]) -> u16 {
+        let sum: u32 = bytes.chunks(2).map(|c| u32::from(u16::from_ne_bytes([c[0], c[1]]))).sum();
+        !fold(sum)
+    }
+
+    proptest! {
+        #[test]
+        fn an_update_equals_a_new_sum(
+            mut bytes in proptest::collection::vec(any::<u8>(), 40..=40),
+            to in any::<[u8; 4]>(),
+            port in any::<u16>(),
+        ) {
+            let before = full(&bytes);
+            let old = Addr::from_v4_bytes([bytes[12], bytes[13], bytes[14], bytes[15]]);
+            let old_port = u16::from_be_bytes([bytes[20], bytes[21]]);
+            let new = Addr::from_v4_bytes(to);
+            bytes[12..16].copy_from_slice(&to);
+            bytes[20..22].copy_from_slice(&port.to_be_bytes());
+            let updated = adjust(adjust(before, address_delta(&old, &new)), port_delta(old_port, port));
+            let after = full(&bytes);
+            // All ones and all zeros are the same sum.
+            prop_assert!(updated == after || updated == !after && (after == 0 || after == 0xffff));
+        }
+
+        #[test]
+        fn ipv6_addresses_count_in_full(old in any::<[u8; 16]>(), new in any::<[u8; 16]>()) {
+            let (old_addr, new_addr) = (Addr::from(IpAddr::from(old)), Addr::from(IpAddr::from(new)));
+            prop_assume!(!old_addr.is_v4() && !new_addr.is_v4());
+            let updated = adjust(full(&old), address_delta(&old_addr, &new_addr));
+            let after = full(&new);
+            prop_assert!(updated == after || updated == !after && (after == 0 || after == 0xffff));
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! The parts of TCP (RFC 9293), UDP (RFC 768) and ICMP (RFC 792, RFC 4443, RFC 4861) that the
+//! datapath reads or writes.
+
+use zerocopy::network_endian::{U16, U32};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use crate::abi::Mac;
+
+/// Source and destination port: the first four bytes of TCP, UDP and SCTP.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned,
+)]
+#[repr(C)]
+pub struct Ports {
+    /// Source.
+    pub source: U16,
+    /// Destination.
+    pub destination: U16,
+}
+
+/// TCP header without options, 20 bytes.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned,
+)]
+#[repr(C)]
+pub struct Tcp {
+    /// Ports.
+    pub ports: Ports,
+    /// Sequence number.
+    pub sequence: U32,
+    /// Acknowledgement number.
+    pub acknowledgement: U32,
+    /// Header length 4 bits in words, reserved 4 bits.
+    pub data_offset: u8,
+    /// Bits of [`tcp_flag`].
+    pub flags: u8,
+    /// Window.
+    pub window: U16,
+    /// Checksum.
+    pub checksum: U16,
+    /// Urgent pointer.
+    pub urgent: U16,
+}
+
+/// Bits of [`Tcp::flags`].
+pub mod tcp_flag {
+    /// No more data.
+    pub const FIN: u8 = 0x01;
+    /// Synchronise.
+    pub const SYN: u8 = 0x02;
+    /// Reset.
+    pub const RST: u8 = 0x04;
+    /// Acknowledgement is valid.
+    pub const ACK: u8 = 0x10;
+}
+
+/// UDP header, 8 bytes.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned,
+)]
+#[repr(C)]
+pub struct Udp {
+    /// Ports.
+    pub ports: Ports,
+    /// Header and data, bytes.
+    pub length: U16,
+    /// Checksum; zero for none.
+    pub checksum: U16,
+}
+
+/// First eight bytes of an ICMP or ICMPv6 echo.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned,
+)]
+#[repr(C)]
+pub struct Icmp {
+    /// Type.
+    pub kind: u8,
+    /// Code.
+    pub code: u8,
+    /// Checksum.
+    pub checksum: U16,
+    /// Identifier of an echo.
+    pub id: U16,
+    /// Sequence of an echo.
+    pub sequence: U16,
+}
+
+/// ICMP types.
+pub mod icmp {
+    /// Echo reply.
+    pub const ECHO_REPLY: u8 = 0;
+    /// Echo request.
+    pub const ECHO_REQUEST: u8 = 8;
+}
+
+/// ICMPv6 types.
+pub mod icmpv6 {
+    /// Echo request.
+    pub const ECHO_REQUEST: u8 = 128;
+    /// Echo reply.
+    pub const ECHO_REPLY: u8 = 129;
+    /// Router advertisement.
+    pub const ROUTER_ADVERTISEMENT: u8 = 134;
+    /// Neighbour solicitation.
+    pub const NEIGHBOUR_SOLICITATION: u8 = 135;
+    /// Neighbour advertisement.
+    pub const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
+    /// Redirect.
+    pub const REDIRECT: u8 = 137;
+}
+
+/// Neighbour solicitation or advertisement, the target's or source's link-layer address option
+/// included: 32 bytes (RFC 4861, sections 4.3, 4.4 and 4.6.1).
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned,
+)]
+#[repr(C)]
+pub struct Neighbour {
+    /// Type.
+    pub kind: u8,
+    /// Code, zero.
+    pub code: u8,
+    /// Checksum.
+    pub checksum: U16,
+    /// Flags of an advertisement in the top three bits.
+    pub flags: U32,
+    /// The address asked about.
+    pub target: [u8; 16],
+    /// 1 source, 2 target link-layer address.
+    pub option: u8,
+    /// 1: eight bytes.
+    pub option_len: u8,
+    /// The link-layer address.
+    pub mac: Mac,
+}
+
+impl Neighbour {
+    /// Flags of a solicited advertisement by a router that may replace what was known.
+    pub const ROUTER_SOLICITED_OVERRIDE: u32 = 0xe000_0000;
+
+    /// Length without the option, bytes.
+    pub const FIXED_LEN: u16 = 24;
+}
+
+/// Offset of the checksum in the transport header of `protocol`, where there is one that covers
+/// addresses or ports.
+#[inline(always)]
+#[must_use]
+pub const fn checksum_offset(protocol: u8) -> Option<u16> {
+    match protocol {
+        super::ip::protocol::TCP => Some(16),
+        super::ip::protocol::UDP => Some(6),
+        super::ip::protocol::ICMP | super::ip::protocol::ICMPV6 => Some(2),
+        _ => None,
+    }
+}
+
+/// Offset of the field that masquerade rewrites in the transport header: a port, or the
+/// identifier of an echo.
+#[inline(always)]
+#[must_use]
+pub const fn port_offset(protocol: u8, destination: bool) -> u16 {
+    match protocol {
+        super::ip::protocol::ICMP | super::ip::protocol::ICMPV6 => 4,
+        _ if destination => 2,
+        _ => 0,
+    }
+}

@@ -1,0 +1,47 @@
+//! What is known of the packet at hand.
+
+use crate::abi::addr::Addr;
+use crate::abi::flow::{Flow, FlowKey};
+use crate::abi::nexthop::NextHop;
+use crate::env::FibQuery;
+use crate::packet::Headers;
+use crate::stage::origin::{Arrival, Origin};
+use crate::stage::route::Route;
+use crate::verdict::DropReason;
+use crate::wire::underlay::Underlay;
+
+/// One packet's state on its way through a hook.
+///
+/// Lives outside the kernel's stack, which has 512 bytes for the whole call chain: in the kernel
+/// it is this CPU's element of an array, under test a local variable. What it holds from an
+/// earlier packet means nothing.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Work {
+    /// The packet's headers; of the inner packet once it is out of the tunnel.
+    pub hdr: Headers,
+    /// How it came in.
+    pub arrival: Arrival,
+    /// Its flow: found, or made for it.
+    pub flow: Flow,
+    /// The other half of a flow in the making.
+    pub reply: Flow,
+    /// Key of that other half.
+    pub reply_key: FlowKey,
+    /// Key of a flow in the way of the one in the making.
+    pub held_key: FlowKey,
+    /// Who sent it, where there was no current flow to tell.
+    pub origin: Origin,
+    /// Where it goes, likewise: the address, after translation,
+    pub destination: Addr,
+    /// and the way there.
+    pub route: Route,
+    /// What the routing table is asked,
+    pub query: FibQuery,
+    /// and the next hop: as it answered, or as it was remembered.
+    pub hop: NextHop,
+    /// Why the packet was dropped, once it was.
+    pub reason: Option<DropReason>,
+    /// Headers for the tunnel.
+    pub underlay: Underlay,
+}
