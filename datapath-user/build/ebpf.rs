@@ -23,11 +23,11 @@ pub(crate) struct Plan<'a> {
     pub(crate) workspace: &'a Path,
     /// Target directory of the object's own build. Debug, release and clippy builds of user
     /// space share it, so that the object is compiled once.
-    pub(crate) target_dir: &'a Path,
+    pub(crate) target_dir: PathBuf,
     /// Architecture of the kernel that will run it, in Rust's spelling.
     pub(crate) arch: &'a str,
     /// Where the object to embed is written.
-    pub(crate) embed: &'a Path,
+    pub(crate) embed: PathBuf,
 }
 
 impl Plan<'_> {
@@ -85,7 +85,7 @@ pub(crate) enum BuildError {
 /// If a tool is missing, the build fails, or its result is no BPF object.
 pub(crate) fn build(plan: &Plan<'_>, progress: &mut dyn FnMut(&str)) -> Result<Object, BuildError> {
     let toolchain = Toolchain::find().map_err(BuildError::Toolchain)?;
-    fs::create_dir_all(plan.target_dir).map_err(file("create", plan.target_dir))?;
+    fs::create_dir_all(&plan.target_dir).map_err(file("create", &plan.target_dir))?;
     let log = plan.log();
     forget_object_of_other_linker(plan, &toolchain, &log)?;
 
@@ -102,8 +102,8 @@ pub(crate) fn build(plan: &Plan<'_>, progress: &mut dyn FnMut(&str)) -> Result<O
     }
 
     let linked = plan.linked();
-    let stripped = strip(&linked, plan.embed, toolchain.compiler.version.llvm)?;
-    elf::check(plan.embed).map_err(BuildError::NotBpf)?;
+    let stripped = strip(&linked, &plan.embed, toolchain.compiler.version.llvm)?;
+    elf::check(&plan.embed).map_err(BuildError::NotBpf)?;
     let sources = sources(&linked.with_extension("d"))?;
     Ok(Object {
         toolchain,
@@ -172,6 +172,9 @@ fn cargo_command(plan: &Plan<'_>, toolchain: &Toolchain) -> Command {
     let mut command = toolchain.compiler.cargo_build();
     let flags = [
         "-Clink-arg=--btf".to_owned(),
+        // Has LLVM write small copies and fills as loads and stores rather than as calls, whose
+        // pointers into the caller's stack the verifier will not have returned.
+        "-Clink-arg=--disable-expand-memcpy-in-order".to_owned(),
         // 32-bit ALU and jumps, in every kernel since 5.1: shorter programs.
         "-Ctarget-cpu=v3".to_owned(),
         format!("--cfg=bpf_target_arch=\"{}\"", plan.arch),
@@ -183,7 +186,7 @@ fn cargo_command(plan: &Plan<'_>, toolchain: &Toolchain) -> Command {
         .args(["--color", "never", "--profile", PROFILE, "--target", TARGET])
         .args(["--package", PACKAGE, "--bin", BINARY])
         .arg("--target-dir")
-        .arg(plan.target_dir);
+        .arg(&plan.target_dir);
     command
 }
 
@@ -262,13 +265,20 @@ fn log_head(toolchain: &Toolchain, command: &Command) -> String {
 
 /// `command` as one would type it, without the variables it removes.
 fn shell(command: &Command) -> String {
-    let quote =
-        |text: &std::ffi::OsStr| format!("'{}'", text.to_string_lossy().replace('\'', "'\\''"));
-    let set = command
-        .get_envs()
-        .filter_map(|(name, value)| Some(format!("{}={}", name.to_string_lossy(), quote(value?))));
-    let words = std::iter::once(command.get_program()).chain(command.get_args());
-    let line: Vec<String> = set.chain(words.map(quote)).collect();
+    let quote = |text: &str| format!("'{}'", text.replace('\'', "'\\''"));
+    let set = command.get_envs().filter_map(|(name, value)| {
+        let value = value?.to_string_lossy();
+        Some(match name.to_string_lossy().as_ref() {
+            "CARGO_ENCODED_RUSTFLAGS" => {
+                format!("RUSTFLAGS={}", quote(&value.replace('\x1f', " ")))
+            }
+            name => format!("{name}={}", quote(&value)),
+        })
+    });
+    let words = std::iter::once(command.get_program())
+        .chain(command.get_args())
+        .map(|word| quote(&word.to_string_lossy()));
+    let line: Vec<String> = set.chain(words).collect();
     line.join(" ")
 }
 
@@ -330,6 +340,19 @@ mod tests {
             ]
         );
         assert!(parse_dep_info("").is_empty());
+    }
+
+    #[test]
+    fn a_logged_command_can_be_typed() {
+        let mut command = Command::new("/usr/bin/cargo");
+        command
+            .env_remove("RUSTUP_TOOLCHAIN")
+            .env("CARGO_ENCODED_RUSTFLAGS", "-Ca\x1f--cfg=b=\"c\"")
+            .args(["build", "it's"]);
+        assert_eq!(
+            shell(&command),
+            r#"RUSTFLAGS='-Ca --cfg=b="c"' '/usr/bin/cargo' 'build' 'it'\''s'"#
+        );
     }
 
     #[test]

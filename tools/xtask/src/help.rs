@@ -88,9 +88,12 @@ Build the eBPF object and print its instructions beside their source lines.
 
 Usage: cargo xtask disasm [FUNCTION]
 
+FUNCTION is a name as cargo xtask ebpf lists it, or the end of one.
+
 Examples:
   cargo xtask disasm | less
   cargo xtask disasm from_pod
+  cargo xtask disasm nat::reserve
 ";
 
 const DEMO: &str = "\

@@ -8,6 +8,7 @@ mod args;
 mod build;
 mod demo;
 mod deny;
+mod dump;
 mod help;
 mod object;
 mod progress;
