@@ -42,11 +42,18 @@ const LINT: &[Step] = &[
     Step::ObjectWarnings,
     Step::Cargo {
         env: &[],
-        args: &["clippy", "--workspace", "--all-targets", "--", "-Dwarnings"],
+        args: &[
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--keep-going",
+            "--",
+            "-Dwarnings",
+        ],
     },
     Step::Cargo {
         env: &[("RUSTDOCFLAGS", "-Dwarnings")],
-        args: &["doc", "--workspace", "--no-deps"],
+        args: &["doc", "--workspace", "--no-deps", "--keep-going"],
     },
 ];
 
