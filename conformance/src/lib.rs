@@ -12,5 +12,6 @@ pub mod offload;
 pub mod probe;
 mod program;
 pub mod signals;
+pub mod topology;
 
 pub use error::{Error, Result};

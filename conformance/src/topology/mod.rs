@@ -1,0 +1,18 @@
+//! The lab's network: nodes on one bridge, an outside host behind a router, empty pods.
+//!
+//! [`Plan`] says what to build, [`Fabric`] builds it and takes it down, [`Remains`] deals with
+//! labs that no process owns any more.
+
+mod fabric;
+mod files;
+mod node;
+pub mod plan;
+mod processes;
+mod remains;
+
+pub use self::{
+    fabric::Fabric,
+    node::Node,
+    plan::{LabName, NodePlan, Plan},
+    remains::{Remains, labs},
+};
