@@ -4,6 +4,7 @@
 //! It needs root, and touches nothing of the machine's own network.
 #![deny(unsafe_code)]
 
+pub mod capture;
 pub mod error;
 pub mod family;
 pub mod frame;

@@ -1,0 +1,275 @@
+//! Keeps what crosses interfaces as a pcapng file
+//! (draft-ietf-opsawg-pcapng), to be read with `tshark -r` or Wireshark.
+
+use std::{
+    borrow::Cow,
+    fs::{self, File},
+    io::{BufWriter, Write},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use datapath_tunnel::netlink::{Link, Netlink};
+use pcap_file::{
+    DataLink, Endianness, PcapError,
+    pcapng::{
+        PcapNgWriter,
+        blocks::{
+            enhanced_packet::{EnhancedPacketBlock, EnhancedPacketOption},
+            interface_description::{InterfaceDescriptionBlock, InterfaceDescriptionOption},
+            section_header::{SectionHeaderBlock, SectionHeaderOption},
+        },
+    },
+};
+
+use crate::{
+    error::{Error, Result},
+    frame::{Direction, Frame, FrameSocket},
+    netns::Namespace,
+};
+
+/// How often a capture without frames looks whether it is to stop.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// A capture at work. Dropping it ends it and keeps the file.
+#[derive(Debug)]
+pub struct Capture {
+    path: PathBuf,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<Result<Captured>>>,
+}
+
+/// A capture that has ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Captured {
+    /// The file.
+    pub path: PathBuf,
+    /// How many frames it holds.
+    pub frames: u64,
+    /// How many are missing because they came too fast.
+    pub lost: u32,
+}
+
+impl Capture {
+    /// Captures the named interfaces of a namespace, or, if none is named, all, also those that
+    /// come later. When this returns, no frame is missed any more.
+    ///
+    /// `path` is overwritten. `comment` goes into the head of the file.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoInterface`], [`Error::CaptureFile`], or [`Error::Os`] with what the kernel
+    /// refused.
+    pub fn start(
+        namespace: &Namespace,
+        interfaces: &[&str],
+        path: &Path,
+        comment: &str,
+    ) -> Result<Self> {
+        let netlink = namespace.netlink()?;
+        let named = interfaces
+            .iter()
+            .map(|interface| namespace.link_of(&netlink, interface))
+            .collect::<Result<Vec<_>>>()?;
+        let only = match named.as_slice() {
+            [only] => Some(only.index),
+            _ => None,
+        };
+        let socket = FrameSocket::open(namespace, only)?;
+        let file = CaptureFile::create(path, comment, namespace.name(), netlink, &named)?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = thread::Builder::new()
+            .name("capture".to_owned())
+            .spawn(move || file.fill(socket, &stopped))
+            .map_err(Error::os(
+                "start a thread for a capture in",
+                namespace.name(),
+            ))?;
+        Ok(Self {
+            path: path.to_owned(),
+            stop,
+            thread: Some(thread),
+        })
+    }
+
+    /// Ends the capture, with everything in it that crossed before.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::CaptureFile`], or [`Error::Os`] when frames could not be received.
+    pub fn stop(mut self) -> Result<Captured> {
+        self.finish().unwrap_or_else(|| {
+            Ok(Captured {
+                path: self.path.clone(),
+                frames: 0,
+                lost: 0,
+            })
+        })
+    }
+
+    /// Ends the capture and deletes the file.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Os`] when it cannot be deleted.
+    pub fn discard(mut self) -> Result<()> {
+        // Whether it was complete does not matter any more.
+        let _ = self.finish();
+        fs::remove_file(&self.path).map_err(Error::os("delete", self.path.display()))
+    }
+
+    fn finish(&mut self) -> Option<Result<Captured>> {
+        self.stop.store(true, Ordering::Relaxed);
+        let outcome = self.thread.take()?.join();
+        Some(outcome.unwrap_or_else(|payload| std::panic::resume_unwind(payload)))
+    }
+}
+
+impl Drop for Capture {
+    fn drop(&mut self) {
+        // Nothing is resumed here: this may run while another panic unwinds.
+        self.stop.store(true, Ordering::Relaxed);
+        match self.thread.take().map(JoinHandle::join) {
+            None | Some(Ok(Ok(_))) => {}
+            Some(Ok(Err(error))) => tracing::error!(error = error.chain(), "capture"),
+            Some(Err(_)) => tracing::error!("the thread of a capture has panicked"),
+        }
+    }
+}
+
+/// A pcapng file being written.
+struct CaptureFile {
+    path: PathBuf,
+    writer: PcapNgWriter<BufWriter<File>>,
+    netlink: Netlink,
+    namespace: String,
+    /// The interfaces that the file describes so far, by their number in the namespace; the
+    /// position is their number in the file.
+    described: Vec<u32>,
+    /// Whether frames of other interfaces are left out.
+    closed: bool,
+    frames: u64,
+}
+
+impl CaptureFile {
+    fn create(
+        path: &Path,
+        comment: &str,
+        namespace: &str,
+        netlink: Netlink,
+        links: &[Link],
+    ) -> Result<Self> {
+        let application = concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION"));
+        let section = SectionHeaderBlock {
+            endianness: Endianness::native(),
+            options: vec![
+                SectionHeaderOption::Comment(Cow::Owned(comment.to_owned())),
+                SectionHeaderOption::UserApplication(Cow::Borrowed(application)),
+            ],
+            ..SectionHeaderBlock::default()
+        };
+        let refused = |source| Error::CaptureFile {
+            path: path.to_owned(),
+            source,
+        };
+        let file = File::create(path).map_err(|error| refused(PcapError::IoError(error)))?;
+        let writer = PcapNgWriter::with_section_header(BufWriter::new(file), section);
+        let mut this = Self {
+            path: path.to_owned(),
+            writer: writer.map_err(refused)?,
+            netlink,
+            namespace: namespace.to_owned(),
+            described: Vec::new(),
+            closed: !links.is_empty(),
+            frames: 0,
+        };
+        for link in links {
+            this.describe(link.index, &link.name).map_err(refused)?;
+        }
+        Ok(this)
+    }
+
+    fn fill(mut self, mut socket: FrameSocket, stopped: &AtomicBool) -> Result<Captured> {
+        loop {
+            // Looked at before the queue is: what is in it then, still goes in.
+            let last = stopped.load(Ordering::Relaxed);
+            let deadline = Instant::now() + if last { Duration::ZERO } else { PAUSE };
+            let next = socket.next(deadline);
+            let next = next.map_err(Error::os("receive frames in", &self.namespace))?;
+            let written = match &next {
+                Some(frame) => self.add(frame),
+                None => self.flush(),
+            };
+            written.map_err(|source| Error::CaptureFile {
+                path: self.path.clone(),
+                source,
+            })?;
+            if last && next.is_none() {
+                break;
+            }
+        }
+        Ok(Captured {
+            path: self.path,
+            frames: self.frames,
+            lost: socket.lost(),
+        })
+    }
+
+    fn add(&mut self, frame: &Frame) -> Result<(), PcapError> {
+        let known = self
+            .described
+            .iter()
+            .position(|&index| index == frame.interface);
+        let id = match known {
+            Some(id) => id,
+            None if self.closed => return Ok(()),
+            None => {
+                let link = self.netlink.link_by_index(frame.interface).ok().flatten();
+                let name = link.map_or_else(|| format!("if{}", frame.interface), |link| link.name);
+                self.describe(frame.interface, &name)?
+            }
+        };
+        // Bits 0 and 1 of the flags are the direction.
+        let flags = match frame.direction {
+            Direction::In => 1,
+            Direction::Out => 2,
+        };
+        self.writer.write_pcapng_block(EnhancedPacketBlock {
+            interface_id: u32::try_from(id).unwrap_or(u32::MAX),
+            timestamp: frame.timestamp,
+            original_len: u32::try_from(frame.original_len).unwrap_or(u32::MAX),
+            data: Cow::Borrowed(&frame.bytes),
+            options: vec![EnhancedPacketOption::Flags(flags)],
+        })?;
+        self.frames += 1;
+        Ok(())
+    }
+
+    /// Adds an interface to the file; returns its number there.
+    fn describe(&mut self, index: u32, name: &str) -> Result<usize, PcapError> {
+        /// Timestamps are multiples of 10^-9 seconds.
+        const NANOSECONDS: u8 = 9;
+        let named = format!("{name} in {}", self.namespace);
+        self.writer.write_pcapng_block(InterfaceDescriptionBlock {
+            linktype: DataLink::ETHERNET,
+            snaplen: 0,
+            options: vec![
+                InterfaceDescriptionOption::IfName(Cow::Borrowed(name)),
+                InterfaceDescriptionOption::IfDescription(Cow::Borrowed(&named)),
+                InterfaceDescriptionOption::IfTsResol(NANOSECONDS),
+            ],
+        })?;
+        self.described.push(index);
+        Ok(self.described.len() - 1)
+    }
+
+    fn flush(&mut self) -> Result<(), PcapError> {
+        self.writer.get_mut().flush().map_err(PcapError::IoError)
+    }
+}
