@@ -12,6 +12,7 @@ pub mod netns;
 pub mod offload;
 pub mod probe;
 mod program;
+pub mod report;
 pub mod signals;
 pub mod topology;
 
