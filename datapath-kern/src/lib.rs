@@ -16,7 +16,7 @@ extern crate std;
 
 pub mod abi;
 pub mod env;
-#[cfg(any())]
+#[cfg(feature = "host")]
 pub mod host;
 pub mod packet;
 pub mod pipeline;

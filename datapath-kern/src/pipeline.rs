@@ -80,8 +80,11 @@ fn enter_node<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Outco
     }
     work.arrival = Arrival::new(env, pkt, flags::ARRIVAL_UPLINK, Direction::Ingress);
     let tunnelled = env.tunnel() == tunnel::DIRECT && is_tunnel_packet(env, &work.hdr);
-    let wrapping =
-        if tunnelled { decap::look_inside(pkt, work)? } else { decap::Wrapping::default() };
+    let wrapping = if tunnelled {
+        decap::look_inside(pkt, work)?
+    } else {
+        decap::Wrapping::default()
+    };
     match flow::lookup(env, work) {
         Hit::Current => {}
         Hit::Stale => admit::again(env, work)?,
@@ -122,10 +125,7 @@ fn leave_node<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Outco
         return Ok(Verdict::PASS);
     }
     let parsed = parse::frame(pkt, &mut work.hdr);
-    if parsed != Ok(Frame::Ip)
-        || work.hdr.kind != Kind::Flow
-        || is_tunnel_packet(env, &work.hdr)
-    {
+    if parsed != Ok(Frame::Ip) || work.hdr.kind != Kind::Flow || is_tunnel_packet(env, &work.hdr) {
         return Ok(Verdict::PASS);
     }
     match env.ipcache(&work.hdr.key.source).unwrap_or_default().kind {
@@ -151,7 +151,10 @@ fn leave_node<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Outco
 fn leave_by_stack<E: Env>(env: &E, work: &mut Work) -> Result<(), DropReason> {
     origin::establish(env, work)?;
     let Work { hdr, arrival, .. } = work;
-    let uplink = env.uplinks().get(&arrival.interface).ok_or(DropReason::NoRoute)?;
+    let uplink = env
+        .uplinks()
+        .get(&arrival.interface)
+        .ok_or(DropReason::NoRoute)?;
     let masquerade = match (hdr.key.scope, hdr.key.destination.is_v4()) {
         (scope::STACK, true) => uplink.masquerade_v4,
         (scope::STACK, false) => uplink.masquerade_v6,

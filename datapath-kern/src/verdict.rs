@@ -166,6 +166,7 @@ mod tests {
     use super::*;
     use crate::abi::metric::OUTCOMES;
     use std::collections::HashSet;
+    use std::vec::Vec;
 
     #[test]
     fn every_outcome_has_its_own_cell_and_words() {
@@ -175,8 +176,16 @@ mod tests {
         let codes: HashSet<_> = all.iter().map(|(code, _)| code).collect();
         let labels: HashSet<_> = all.iter().map(|(_, label)| label).collect();
         assert_eq!((codes.len(), labels.len()), (all.len(), all.len()));
-        assert!(DropReason::ALL.iter().all(|r| (1..FORWARDS).contains(&r.code())));
-        assert!(Forward::ALL.iter().all(|f| (FORWARDS..OUTCOMES).contains(&f.code())));
+        assert!(
+            DropReason::ALL
+                .iter()
+                .all(|r| (1..FORWARDS).contains(&r.code()))
+        );
+        assert!(
+            Forward::ALL
+                .iter()
+                .all(|f| (FORWARDS..OUTCOMES).contains(&f.code()))
+        );
         assert_eq!(DropReason::from_code(9), Some(DropReason::TtlExceeded));
         assert_eq!(DropReason::from_code(0), None);
     }

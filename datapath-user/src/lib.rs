@@ -1,1 +1,64 @@
-//! Being written.
+//! The container datapath of a node, from user space: load it, attach it, tell it of endpoints
+//! and peers, and see what it does.
+//!
+//! A node agent opens one [`Datapath`] in the node's network namespace, adds an endpoint per pod
+//! and a peer per other node, and closes it in the end:
+//!
+//! ```no_run
+//! use datapath_user::{Config, Datapath, EndpointSpec};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let datapath = Datapath::open(Config {
+//!     pod_cidrs: vec!["10.244.1.0/24".parse()?],
+//!     gateways: vec!["10.244.1.1".parse()?],
+//!     ..Config::new("/run/datapath/bpffs", ["eth0"])
+//! })?;
+//! datapath.add_endpoint(&EndpointSpec {
+//!     id: "web-0".into(),
+//!     netns: "/run/netns/web-0".into(),
+//!     interface: "eth0".into(),
+//!     addresses: vec!["10.244.1.5".parse()?],
+//!     identity: 1001,
+//! })?;
+//! for metric in datapath.metrics()? {
+//!     println!("{} {}: {}", metric.direction, metric.outcome, metric.packets);
+//! }
+//! datapath.close()?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Calls block, for a millisecond or a few; a program on an async runtime makes them from a thread
+//! that may. The packets themselves need nobody: they are handled in the kernel, whatever this
+//! process does.
+
+#![forbid(unsafe_code)]
+
+mod bpffs;
+mod config;
+mod datapath;
+mod endpoint;
+mod error;
+mod flows;
+mod gateway;
+mod maps;
+mod metrics;
+mod naming;
+mod node;
+mod object;
+mod peer;
+mod probe;
+mod programs;
+mod status;
+mod uplink;
+
+pub use config::{Config, IdentityFrom, PortRange, Timeouts, Tunnel};
+pub use datapath::Datapath;
+pub use endpoint::{EndpointSpec, EndpointView};
+pub use error::Error;
+pub use flows::{FlowView, NatView, SweepReport};
+pub use metrics::MetricView;
+pub use object::{OBJECT, PROGRAMS};
+pub use peer::{PeerSpec, PeerView, RemotePod};
+pub use status::{Status, TableUse};
+pub use uplink::UplinkView;

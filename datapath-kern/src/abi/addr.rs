@@ -32,14 +32,18 @@ impl Addr {
     #[inline(always)]
     #[must_use]
     pub const fn from_v4_bytes(bytes: [u8; 4]) -> Self {
-        Self { words: [0, 0, MAPPED, u32::from_ne_bytes(bytes)] }
+        Self {
+            words: [0, 0, MAPPED, u32::from_ne_bytes(bytes)],
+        }
     }
 
     /// From an IPv4 header field read as one word, without a change of byte order.
     #[inline(always)]
     #[must_use]
     pub const fn from_v4_word(word: u32) -> Self {
-        Self { words: [0, 0, MAPPED, word] }
+        Self {
+            words: [0, 0, MAPPED, word],
+        }
     }
 
     /// From the four words of an IPv6 header field, without a change of byte order.
@@ -148,7 +152,11 @@ impl From<IpAddr> for Addr {
 
 impl fmt::Display for Addr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.is_none() { f.write_str("-") } else { self.to_ip().fmt(f) }
+        if self.is_none() {
+            f.write_str("-")
+        } else {
+            self.to_ip().fmt(f)
+        }
     }
 }
 
@@ -161,6 +169,7 @@ impl fmt::Debug for Addr {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::string::ToString;
 
     fn addr(text: &str) -> Addr {
         text.parse::<IpAddr>().unwrap().into()
@@ -168,7 +177,13 @@ mod tests {
 
     #[test]
     fn an_address_survives_the_round_trip() {
-        for text in ["10.244.1.5", "0.0.0.1", "255.255.255.255", "fd00:10:244:1::5", "::1"] {
+        for text in [
+            "10.244.1.5",
+            "0.0.0.1",
+            "255.255.255.255",
+            "fd00:10:244:1::5",
+            "::1",
+        ] {
             assert_eq!(addr(text).to_ip().to_string(), text);
         }
     }
@@ -177,7 +192,10 @@ mod tests {
     fn the_families_do_not_meet() {
         assert!(addr("10.0.0.1").is_v4());
         assert!(!addr("fd00::a00:1").is_v4());
-        assert!(!addr("::10.0.0.1").is_v4(), "an IPv4-compatible address is not a mapped one");
+        assert!(
+            !addr("::10.0.0.1").is_v4(),
+            "an IPv4-compatible address is not a mapped one"
+        );
     }
 
     #[test]
@@ -189,7 +207,10 @@ mod tests {
             assert!(addr(text).is_martian(), "{text}");
         }
         for text in ["10.0.0.1", "192.0.2.1", "fd00::1", "2001:db8::1", "fec0::1"] {
-            assert!(!addr(text).is_martian() && !addr(text).is_multicast(), "{text}");
+            assert!(
+                !addr(text).is_martian() && !addr(text).is_multicast(),
+                "{text}"
+            );
         }
     }
 }

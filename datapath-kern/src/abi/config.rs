@@ -1,7 +1,10 @@
 //! Settings fixed at load: read-only data of the object, known to the verifier, which removes the
 //! branches that they rule out.
 
-#![allow(unnameable_types, reason = "of a derive inside a macro: one helper type per field")]
+#![allow(
+    unnameable_types,
+    reason = "of a derive inside a macro: one helper type per field"
+)]
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 

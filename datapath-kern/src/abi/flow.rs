@@ -15,17 +15,7 @@ use super::addr::Addr;
 ///  0 source 16 | 16 destination 16 | 32 sport 2 | 34 dport 2 | 36 protocol 1 | 37 scope 1 | 38 zero 2
 /// ```
 #[derive(
-    Clone,
-    Copy,
-    Debug,
-    Default,
-    PartialEq,
-    Eq,
-    Hash,
-    FromBytes,
-    Immutable,
-    IntoBytes,
-    KnownLayout,
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, Immutable, IntoBytes, KnownLayout,
 )]
 #[repr(C)]
 pub struct FlowKey {
@@ -330,11 +320,20 @@ mod tests {
 
     #[test]
     fn a_flow_of_the_stack_keeps_its_scope_on_one_side_only() {
-        let original = FlowKey { scope: scope::STACK, ..key("10.244.1.5", 1, "198.51.100.10", 2) };
-        let forward = Flow { flags: flags::STACK_SCOPE, ..Flow::default() };
+        let original = FlowKey {
+            scope: scope::STACK,
+            ..key("10.244.1.5", 1, "198.51.100.10", 2)
+        };
+        let forward = Flow {
+            flags: flags::STACK_SCOPE,
+            ..Flow::default()
+        };
         let reply_key = forward.partner_key(&original);
         assert_eq!(reply_key.scope, scope::PATH);
-        let reply = Flow { flags: flags::STACK_SCOPE | flags::REPLY, ..Flow::default() };
+        let reply = Flow {
+            flags: flags::STACK_SCOPE | flags::REPLY,
+            ..Flow::default()
+        };
         assert_eq!(reply.partner_key(&reply_key), original);
     }
 

@@ -20,7 +20,10 @@ macro_rules! abi {
         // SAFETY: `assert_plain` above proves at compile time that the type is `Copy`, has no
         // padding and no invalid bit pattern, and holds no reference.
         #[cfg(feature = "user")]
-        #[allow(unsafe_code, reason = "the one trait that aya needs; proved by the line above")]
+        #[allow(
+            unsafe_code,
+            reason = "the one trait that aya needs; proved by the line above"
+        )]
         unsafe impl aya::Pod for $name {}
     };
 }

@@ -46,5 +46,7 @@ const _: () = assert!(size_of::<FibLookup>() == 64);
 pub(super) fn mine() -> Option<&'static mut Arguments> {
     // SAFETY: programs of this object do not run inside each other on one CPU, and no two
     // references are held at a time.
-    maps::ARGUMENTS.get_ptr_mut(0).map(|arguments| unsafe { &mut *arguments })
+    maps::ARGUMENTS
+        .get_ptr_mut(0)
+        .map(|arguments| unsafe { &mut *arguments })
 }

@@ -1,12 +1,10 @@
 //! [`Env`] over BPF maps and helpers.
 
 use aya_ebpf::bindings::{
-    BPF_FIB_LKUP_RET_BLACKHOLE, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_PROHIBIT,
-    BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LKUP_RET_UNREACHABLE, BPF_NOEXIST, __sk_buff,
+    __sk_buff, BPF_FIB_LKUP_RET_BLACKHOLE, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_PROHIBIT,
+    BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LKUP_RET_UNREACHABLE, BPF_NOEXIST,
 };
-use aya_ebpf::helpers::generated::{
-    bpf_fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns,
-};
+use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns};
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap};
 use datapath_kern::abi::Mac;
@@ -58,14 +56,22 @@ macro_rules! hash_table {
             #[inline(always)]
             fn update<R>(&self, key: &K, change: impl FnOnce(&mut V) -> R) -> Option<R> {
                 // SAFETY: as for `get`; other CPUs may write the same value, field by field.
-                self.0.get_ptr_mut(key).map(|value| change(unsafe { &mut *value }))
+                self.0
+                    .get_ptr_mut(key)
+                    .map(|value| change(unsafe { &mut *value }))
             }
 
             #[inline(always)]
             fn insert(&self, key: &K, value: &V) -> Result<(), InsertError> {
-                self.0.insert(key, value, u64::from(BPF_NOEXIST)).map_err(|errno| {
-                    if errno == EXISTS { InsertError::Exists } else { InsertError::Full }
-                })
+                self.0
+                    .insert(key, value, u64::from(BPF_NOEXIST))
+                    .map_err(|errno| {
+                        if errno == EXISTS {
+                            InsertError::Exists
+                        } else {
+                            InsertError::Full
+                        }
+                    })
             }
 
             #[inline(always)]
@@ -89,7 +95,9 @@ impl<V: Copy> Table<u32, V> for Map<Array<V>> {
     #[inline(always)]
     fn update<R>(&self, key: &u32, change: impl FnOnce(&mut V) -> R) -> Option<R> {
         // SAFETY: as for `get`; other CPUs may write the same value, field by field.
-        self.0.get_ptr_mut(*key).map(|value| change(unsafe { &mut *value }))
+        self.0
+            .get_ptr_mut(*key)
+            .map(|value| change(unsafe { &mut *value }))
     }
 
     #[inline(always)]
@@ -195,7 +203,13 @@ const INET6: u8 = 10;
 #[inline(always)]
 fn fib(ctx: *mut __sk_buff, interface: u32, query: &FibQuery, hop: &mut NextHop) -> Fib {
     let v4 = query.destination.is_v4();
-    let words = |address: &Addr| if v4 { [address.v4_word(), 0, 0, 0] } else { address.words() };
+    let words = |address: &Addr| {
+        if v4 {
+            [address.v4_word(), 0, 0, 0]
+        } else {
+            address.words()
+        }
+    };
     let Some(arguments) = arguments::mine() else {
         return Fib::Stack;
     };
@@ -216,9 +230,7 @@ fn fib(ctx: *mut __sk_buff, interface: u32, query: &FibQuery, hop: &mut NextHop)
     };
     // SAFETY: the context pointer is the skb's, remembered by the entry point; the struct has the
     // layout and the size that the helper is told.
-    let answer = unsafe {
-        bpf_fib_lookup(ctx.cast(), (&raw mut *lookup).cast(), 64, 0)
-    };
+    let answer = unsafe { bpf_fib_lookup(ctx.cast(), (&raw mut *lookup).cast(), 64, 0) };
     hop.gateway = if lookup.family == INET {
         let [word, ..] = lookup.destination;
         Addr::from_v4_word(word)

@@ -6,7 +6,8 @@ use aya_ebpf::bindings::{
     __sk_buff, BPF_F_ADJ_ROOM_DECAP_L3_IPV4, BPF_F_ADJ_ROOM_DECAP_L3_IPV6,
     BPF_F_ADJ_ROOM_ENCAP_L2_ETH, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6,
     BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0,
-    BPF_F_PSEUDO_HDR, bpf_adj_room_mode, bpf_redir_neigh, tcx_action_base::{TCX_DROP, TCX_NEXT},
+    BPF_F_PSEUDO_HDR, bpf_adj_room_mode, bpf_redir_neigh,
+    tcx_action_base::{TCX_DROP, TCX_NEXT},
 };
 use aya_ebpf::helpers::generated::{
     bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_adjust_room,
@@ -48,7 +49,11 @@ impl Skb {
     pub(super) fn new(ctx: *mut __sk_buff) -> Self {
         let skb = Self { ctx };
         let (data, end) = skb.bounds();
-        let wanted = if skb.len() < LINEAR { skb.len() } else { LINEAR };
+        let wanted = if skb.len() < LINEAR {
+            skb.len()
+        } else {
+            LINEAR
+        };
         if data + wanted as usize > end {
             // SAFETY: a helper on the program's own context. A failure leaves the frame as it is,
             // and the reads say what is missing.
@@ -93,8 +98,12 @@ impl Skb {
         ) | ENCAP_L2_LEN;
         // SAFETY: helpers on the program's own context; the stored value is as long as said.
         let failed = unsafe {
-            bpf_skb_adjust_room(self.ctx, i32::from(room), bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, flags)
-                != 0
+            bpf_skb_adjust_room(
+                self.ctx,
+                i32::from(room),
+                bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
+                flags,
+            ) != 0
                 || bpf_skb_store_bytes(
                     self.ctx,
                     0,
@@ -103,7 +112,11 @@ impl Skb {
                     0,
                 ) != 0
         };
-        if failed { Err(DropReason::RewriteFailed) } else { Ok(()) }
+        if failed {
+            Err(DropReason::RewriteFailed)
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -180,7 +193,11 @@ impl Packet for Skb {
         let failed = unsafe {
             bpf_l4_csum_replace(self.ctx, u32::from(offset), 0, u64::from(difference), flags)
         };
-        if failed == 0 { Ok(()) } else { Err(DropReason::RewriteFailed) }
+        if failed == 0 {
+            Ok(())
+        } else {
+            Err(DropReason::RewriteFailed)
+        }
     }
 
     #[inline(always)]
@@ -209,7 +226,11 @@ impl Packet for Skb {
                 flags,
             )
         };
-        if failed == 0 { Ok(()) } else { Err(DropReason::RewriteFailed) }
+        if failed == 0 {
+            Ok(())
+        } else {
+            Err(DropReason::RewriteFailed)
+        }
     }
 }
 
@@ -298,7 +319,12 @@ fn to_neighbour(interface: u32, gateway: &Addr) -> i32 {
     }
     // SAFETY: the struct has the layout and the size that the helper is told.
     let code = unsafe {
-        bpf_redirect_neigh(interface, &raw mut *neighbour, size_of::<bpf_redir_neigh>() as i32, 0)
+        bpf_redirect_neigh(
+            interface,
+            &raw mut *neighbour,
+            size_of::<bpf_redir_neigh>() as i32,
+            0,
+        )
     };
     code as i32
 }

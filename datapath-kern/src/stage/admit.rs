@@ -88,7 +88,11 @@ fn halves<E: Env>(env: &E, work: &mut Work) -> Result<(), DropReason> {
     let expires_s = work.arrival.now_s.wrapping_add(lifetime_s);
     forward_half(work);
     reply_half(env, work);
-    let of_stack = if work.hdr.key.scope == scope::STACK { flags::STACK_SCOPE } else { 0 };
+    let of_stack = if work.hdr.key.scope == scope::STACK {
+        flags::STACK_SCOPE
+    } else {
+        0
+    };
     for half in [&mut work.flow, &mut work.reply] {
         half.verdict = verdict;
         half.rule_id = rule_id;
@@ -111,7 +115,9 @@ fn commit<E: Env>(env: &E, work: &mut Work) -> Result<(), DropReason> {
     }
     // Another CPU was first with the same flow, or there is no room. Theirs counts.
     env.pending().remove(&work.reply_key);
-    let Work { hdr, flow: copy, .. } = work;
+    let Work {
+        hdr, flow: copy, ..
+    } = work;
     let theirs = match env.flows().update(&hdr.key, |flow| *copy = *flow) {
         Some(()) => Some(()),
         None => env.pending().update(&hdr.key, |flow| *copy = *flow),
@@ -125,7 +131,9 @@ fn commit<E: Env>(env: &E, work: &mut Work) -> Result<(), DropReason> {
 /// policy can allow is refused before: tunnel packets from a pod to any node.
 #[inline(always)]
 fn judge<S: Settings>(settings: &S, work: &Work) -> Result<(u8, u32), DropReason> {
-    let Work { hdr, origin, route, .. } = work;
+    let Work {
+        hdr, origin, route, ..
+    } = work;
     let node = matches!(route.target, flags::TARGET_HOST | flags::TARGET_UPLINK)
         && route.end != End::WORLD;
     if origin.flags & flags::ARRIVAL == flags::ARRIVAL_POD
@@ -166,7 +174,10 @@ fn reply_half<E: Env>(env: &E, work: &mut Work) {
         _ => 0,
     };
     let tag = env.next_hops().get(&slot).unwrap_or_default().tag;
-    #[allow(clippy::cast_possible_truncation, reason = "slots are below MAX_NEXT_HOPS")]
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "slots are below MAX_NEXT_HOPS"
+    )]
     let next_hop = slot as u16;
     work.reply = Flow {
         source_identity: route.identity,
@@ -226,7 +237,11 @@ pub fn again<E: Env>(env: &E, work: &mut Work) -> Result<(), DropReason> {
     }
     let initial = !flow.has(flags::REPLY);
     let translated = flow.has(flags::DNAT);
-    work.destination = if translated { flow.nat_address } else { work.hdr.key.destination };
+    work.destination = if translated {
+        flow.nat_address
+    } else {
+        work.hdr.key.destination
+    };
     if !initial && flow.has(flags::VIA_STACK) {
         route::back_by_stack(env, work)?;
     } else {
@@ -236,8 +251,14 @@ pub fn again<E: Env>(env: &E, work: &mut Work) -> Result<(), DropReason> {
         // Answers keep the source that the question was sent to.
         work.route.masquerade = Addr::NONE;
     }
-    let Work { hdr, flow, route, .. } = &*work;
-    let behind = if flow.has(flags::SNAT) { flow.nat_address } else { Addr::NONE };
+    let Work {
+        hdr, flow, route, ..
+    } = &*work;
+    let behind = if flow.has(flags::SNAT) {
+        flow.nat_address
+    } else {
+        Addr::NONE
+    };
     if route.masquerade == behind && route.target == flow.target() {
         return mend(env, work);
     }
@@ -254,8 +275,18 @@ pub fn again<E: Env>(env: &E, work: &mut Work) -> Result<(), DropReason> {
 fn mend<E: Env>(env: &E, work: &mut Work) -> Result<(), DropReason> {
     let (verdict, rule_id) = judge(env, work)?;
     work.held_key = work.flow.partner_key(&work.hdr.key);
-    let Work { hdr, arrival, flow, held_key: partner_key, origin, route, .. } = work;
-    let expires_s = arrival.now_s.wrapping_add(flow::lifetime_s(env, hdr.key.protocol, flow.state));
+    let Work {
+        hdr,
+        arrival,
+        flow,
+        held_key: partner_key,
+        origin,
+        route,
+        ..
+    } = work;
+    let expires_s = arrival
+        .now_s
+        .wrapping_add(flow::lifetime_s(env, hdr.key.protocol, flow.state));
     flow.verdict = verdict;
     flow.rule_id = rule_id;
     flow.source_identity = origin.identity;

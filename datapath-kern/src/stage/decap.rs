@@ -32,7 +32,10 @@ pub struct Wrapping {
 #[inline(always)]
 pub fn look_inside<P: Packet>(pkt: &P, work: &mut Work) -> Result<Wrapping, DropReason> {
     let (vni, start) = header(pkt, &work.hdr)?;
-    let wrapping = Wrapping { start, family: work.hdr.family };
+    let wrapping = Wrapping {
+        start,
+        family: work.hdr.family,
+    };
     work.arrival.by = flags::ARRIVAL_TUNNEL;
     work.arrival.peer = work.hdr.key.source;
     work.arrival.local = work.hdr.key.destination;
@@ -103,12 +106,15 @@ fn options<P: Packet>(pkt: &P, start: u16, length: u16) -> Result<(), DropReason
         if at >= end {
             break;
         }
-        let [_, _, kind, words]: [u8; 4] =
-            pkt.read(at).map_err(|_| DropReason::TunnelMalformed)?;
+        let [_, _, kind, words]: [u8; 4] = pkt.read(at).map_err(|_| DropReason::TunnelMalformed)?;
         if kind & 0x80 != 0 {
             return Err(DropReason::TunnelCriticalOption);
         }
         at += 4 + u16::from(words & 0x1f) * 4;
     }
-    if at == end { Ok(()) } else { Err(DropReason::TunnelMalformed) }
+    if at == end {
+        Ok(())
+    } else {
+        Err(DropReason::TunnelMalformed)
+    }
 }

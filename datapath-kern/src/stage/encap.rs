@@ -32,12 +32,14 @@ const UDP_PAYLOAD_BEFORE_L3: u32 = 8 + 8 + 14;
 /// [`DropReason::InvalidIdentity`] for an identity that no VNI can carry, and what the packet
 /// says.
 #[inline(never)]
-pub fn send<E: Env, P: Packet>(
-    env: &E,
-    pkt: &mut P,
-    work: &mut Work,
-) -> Result<(), DropReason> {
-    let Work { hdr, flow, hop, underlay, .. } = work;
+pub fn send<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Result<(), DropReason> {
+    let Work {
+        hdr,
+        flow,
+        hop,
+        underlay,
+        ..
+    } = work;
     let end = End::from_raw(flow.to);
     let peer = env.peers().get(&end.slot()).ok_or(DropReason::NoRoute)?;
     let number = match flow.source_identity {
@@ -62,7 +64,12 @@ pub fn send<E: Env, P: Packet>(
     };
     if peer.address.is_v4() {
         let outer = &mut underlay.v4;
-        fill_link(&mut outer.ethernet, &hop.destination_mac, &hop.source_mac, ethernet::IPV4);
+        fill_link(
+            &mut outer.ethernet,
+            &hop.destination_mac,
+            &hop.source_mac,
+            ethernet::IPV4,
+        );
         outer.ip = Ipv4 {
             version_ihl: 0x45,
             tos: 0,
@@ -83,7 +90,12 @@ pub fn send<E: Env, P: Packet>(
         pkt.encapsulate_v4(outer)
     } else {
         let outer = &mut underlay.v6;
-        fill_link(&mut outer.ethernet, &hop.destination_mac, &hop.source_mac, ethernet::IPV6);
+        fill_link(
+            &mut outer.ethernet,
+            &hop.destination_mac,
+            &hop.source_mac,
+            ethernet::IPV6,
+        );
         outer.ip = Ipv6 {
             version_class_label: U32::new(6 << 28 | u32::from(flow.entropy)),
             payload_len: U16::new(clamp(udp_len)),
@@ -112,12 +124,19 @@ fn fill_link(header: &mut Ethernet, destination: &Mac, source: &Mac, ether_type:
 #[inline(always)]
 #[allow(clippy::cast_possible_truncation, reason = "clamped")]
 const fn clamp(length: u32) -> u16 {
-    if length > 0xffff { 0xffff } else { length as u16 }
+    if length > 0xffff {
+        0xffff
+    } else {
+        length as u16
+    }
 }
 
 /// A port number out of the settings.
 #[inline(always)]
-#[allow(clippy::cast_possible_truncation, reason = "validated when the settings are made")]
+#[allow(
+    clippy::cast_possible_truncation,
+    reason = "validated when the settings are made"
+)]
 const fn port(number: u32) -> u16 {
     number as u16
 }

@@ -39,8 +39,16 @@ enum Standing {
 /// that.
 #[inline(always)]
 pub fn lookup<E: Env>(env: &E, work: &mut Work) -> Hit {
-    let Work { hdr, arrival, flow: copy, .. } = work;
-    match env.flows().update(&hdr.key, |flow| inspect(env, flow, hdr, arrival, copy)) {
+    let Work {
+        hdr,
+        arrival,
+        flow: copy,
+        ..
+    } = work;
+    match env
+        .flows()
+        .update(&hdr.key, |flow| inspect(env, flow, hdr, arrival, copy))
+    {
         Some(Standing::Current) => Hit::Current,
         Some(Standing::Stale) => Hit::Stale,
         Some(Standing::Event) => tcp::event(env, work),
@@ -133,7 +141,9 @@ pub fn lifetime_s<S: Settings>(settings: &S, protocol: u8, state: u8) -> u32 {
 /// An entry whose time is up lives on if its partner does; otherwise both go.
 #[inline(never)]
 fn revive<E: Env>(env: &E, work: &Work) -> Hit {
-    let Work { hdr, arrival, flow, .. } = work;
+    let Work {
+        hdr, arrival, flow, ..
+    } = work;
     let partner_key = flow.partner_key(&hdr.key);
     let closed = flow.state & state::CLOSED == state::CLOSED;
     if !closed && is_alive(env, &partner_key, flow.pair, arrival.now_s) {
@@ -147,8 +157,16 @@ fn revive<E: Env>(env: &E, work: &Work) -> Hit {
 /// The pending half of [`lookup`]: the same, and promotion of what has proven itself.
 #[inline(never)]
 fn lookup_pending<E: Env>(env: &E, work: &mut Work) -> Hit {
-    let Work { hdr, arrival, flow: copy, .. } = work;
-    match env.pending().update(&hdr.key, |flow| inspect(env, flow, hdr, arrival, copy)) {
+    let Work {
+        hdr,
+        arrival,
+        flow: copy,
+        ..
+    } = work;
+    match env
+        .pending()
+        .update(&hdr.key, |flow| inspect(env, flow, hdr, arrival, copy))
+    {
         Some(Standing::Current) => {}
         Some(Standing::Stale) => return Hit::Stale,
         Some(Standing::Event) => {
@@ -167,9 +185,19 @@ fn lookup_pending<E: Env>(env: &E, work: &mut Work) -> Hit {
 /// answer proves the flow.
 #[inline(always)]
 fn progress<E: Env>(env: &E, work: &mut Work) -> Hit {
-    let Work { hdr, arrival, flow, reply: partner, reply_key: partner_key, .. } = work;
+    let Work {
+        hdr,
+        arrival,
+        flow,
+        reply: partner,
+        reply_key: partner_key,
+        ..
+    } = work;
     *partner_key = flow.partner_key(&hdr.key);
-    let found = env.pending().update(partner_key, |half| *partner = *half).is_some();
+    let found = env
+        .pending()
+        .update(partner_key, |half| *partner = *half)
+        .is_some();
     if !found || partner.pair != flow.pair {
         // The table let go of one half; the other must not live on alone.
         remove_pair(env, &hdr.key, flow);
@@ -177,8 +205,10 @@ fn progress<E: Env>(env: &E, work: &mut Work) -> Hit {
     }
     if flow.has(flags::REPLY) {
         if flow.state & state::REPLIED == 0 {
-            env.pending().update(&hdr.key, |half| half.state |= state::REPLIED);
-            env.pending().update(partner_key, |half| half.state |= state::REPLIED);
+            env.pending()
+                .update(&hdr.key, |half| half.state |= state::REPLIED);
+            env.pending()
+                .update(partner_key, |half| half.state |= state::REPLIED);
         }
         return Hit::Current;
     }

@@ -35,7 +35,10 @@ pub fn apply<E: Env, P: Packet>(
     let (verdict, how) = match work.flow.target() {
         flags::TARGET_POD => {
             link_header(pkt, &work.hop)?;
-            (Verdict::new(Action::IntoPod, work.hop.interface), Forward::ToEndpoint)
+            (
+                Verdict::new(Action::IntoPod, work.hop.interface),
+                Forward::ToEndpoint,
+            )
         }
         flags::TARGET_TUNNEL => {
             pkt.set_mark(mark::with(pkt.mark(), mark::FORWARDED));
@@ -55,14 +58,16 @@ pub fn apply<E: Env, P: Packet>(
 /// Hands a packet to this node: it stays where it is on an uplink, and comes in by the gateway
 /// pair from anywhere else.
 #[inline(always)]
-fn to_host<E: Env, P: Packet>(
-    env: &E,
-    pkt: &mut P,
-    work: &Work,
-) -> Result<Verdict, DropReason> {
-    let Work { hdr, flow, arrival, .. } = work;
+fn to_host<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &Work) -> Result<Verdict, DropReason> {
+    let Work {
+        hdr, flow, arrival, ..
+    } = work;
     rewrite::apply(pkt, work, false)?;
-    let how = if flow.has(flags::VIA_STACK) { Forward::ToStack } else { Forward::ToHost };
+    let how = if flow.has(flags::VIA_STACK) {
+        Forward::ToStack
+    } else {
+        Forward::ToHost
+    };
     observe::forwarded(env, arrival.direction, how, hdr.length);
     if arrival.by == flags::ARRIVAL_UPLINK {
         return Ok(Verdict::PASS);
@@ -89,11 +94,24 @@ pub fn in_place<P: Packet>(pkt: &mut P, work: &Work) -> Result<Verdict, DropReas
 /// Out of the interface of the hop, by the kernel's neighbour table where that is due.
 #[inline(always)]
 fn leave(hop: &NextHop, resolve: bool) -> Verdict {
-    Verdict::new(if resolve { Action::OutToNeighbour } else { Action::Out }, hop.interface)
+    Verdict::new(
+        if resolve {
+            Action::OutToNeighbour
+        } else {
+            Action::Out
+        },
+        hop.interface,
+    )
 }
 
 /// Writes the Ethernet addresses of the hop.
 #[inline(always)]
 fn link_header<P: Packet>(pkt: &mut P, hop: &NextHop) -> Result<(), DropReason> {
-    pkt.write(0, &Macs { destination: hop.destination_mac, source: hop.source_mac })
+    pkt.write(
+        0,
+        &Macs {
+            destination: hop.destination_mac,
+            source: hop.source_mac,
+        },
+    )
 }

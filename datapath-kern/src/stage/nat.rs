@@ -19,7 +19,9 @@ pub const PROBES: u32 = 32;
 
 /// Steps of the port search. Primes above the size of any range are coprime to it, so that a
 /// search with one of these steps visits every port once before it visits one twice.
-const STEPS: [u32; 8] = [65_537, 65_539, 65_543, 65_551, 65_557, 65_563, 65_579, 65_581];
+const STEPS: [u32; 8] = [
+    65_537, 65_539, 65_543, 65_551, 65_557, 65_563, 65_579, 65_581,
+];
 
 /// Enters [`Work::reply`] under [`Work::reply_key`], unless a live flow has that tuple already.
 /// Whether it did.
@@ -29,13 +31,20 @@ const STEPS: [u32; 8] = [65_537, 65_539, 65_543, 65_551, 65_557, 65_563, 65_579,
 /// [`DropReason::FlowInsertFailed`] where there is no room.
 #[inline(never)]
 pub fn reserve<E: Env>(env: &E, work: &mut Work) -> Result<bool, DropReason> {
-    let Work { reply_key: key, held_key, arrival, .. } = work;
+    let Work {
+        reply_key: key,
+        held_key,
+        arrival,
+        ..
+    } = work;
     let held = flow::peek(env, key, |held| (held.pair, held.expires_s > arrival.now_s));
     if let Some((pair, lives)) = held {
         if lives {
             return Ok(false);
         }
-        if flow::peek(env, key, |held| held.partner_key(key)).map(|found| *held_key = found).is_none()
+        if flow::peek(env, key, |held| held.partner_key(key))
+            .map(|found| *held_key = found)
+            .is_none()
             || flow::is_alive(env, held_key, pair, arrival.now_s)
         {
             return Ok(false);
@@ -48,7 +57,11 @@ pub fn reserve<E: Env>(env: &E, work: &mut Work) -> Result<bool, DropReason> {
 /// As [`reserve`], but a flow whose time is up and that was not swept yet counts as live.
 #[inline(always)]
 fn take<E: Env>(env: &E, work: &Work) -> Result<bool, DropReason> {
-    let Work { reply_key: key, reply, .. } = work;
+    let Work {
+        reply_key: key,
+        reply,
+        ..
+    } = work;
     match env.pending().insert(key, reply) {
         Ok(()) => {}
         Err(InsertError::Exists) => return Ok(false),
@@ -92,7 +105,13 @@ pub fn masquerade<E: Env>(env: &E, work: &mut Work) -> Result<(), DropReason> {
 /// What is the same for every port.
 #[inline(never)]
 fn prepare(work: &mut Work) -> Result<(), DropReason> {
-    let Work { hdr, route, reply, reply_key, .. } = work;
+    let Work {
+        hdr,
+        route,
+        reply,
+        reply_key,
+        ..
+    } = work;
     let key = &hdr.key;
     if !matches!(
         key.protocol,
@@ -162,7 +181,12 @@ fn search<E: Env>(env: &E, work: &mut Work) -> Result<(), DropReason> {
 /// Translates the forward half to what the reply half was given.
 #[inline(never)]
 fn settle(work: &mut Work) {
-    let Work { hdr, flow, reply_key, .. } = work;
+    let Work {
+        hdr,
+        flow,
+        reply_key,
+        ..
+    } = work;
     let own = hdr.key.source_port.get();
     flow.flags |= flags::SNAT;
     flow.nat_address = reply_key.destination;

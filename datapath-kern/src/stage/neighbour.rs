@@ -112,7 +112,11 @@ fn answer_solicitation<E: Env, P: Packet>(
         return Err(DropReason::InvalidSourceIp);
     }
     let with_option = ip.payload_len.get() >= 32;
-    let length = if with_option { 32 } else { Neighbour::FIXED_LEN };
+    let length = if with_option {
+        32
+    } else {
+        Neighbour::FIXED_LEN
+    };
     let mut answer = Neighbour {
         kind: icmpv6::NEIGHBOUR_ADVERTISEMENT,
         code: 0,
@@ -121,11 +125,19 @@ fn answer_solicitation<E: Env, P: Packet>(
         target,
         option: if with_option { 2 } else { 0 },
         option_len: u8::from(with_option),
-        mac: if with_option { env.gateway_mac() } else { [0; 6] },
+        mac: if with_option {
+            env.gateway_mac()
+        } else {
+            [0; 6]
+        },
     };
     let words: [u16; 16] = zerocopy::transmute!(answer);
-    let pseudo =
-        checksum::pseudo_v6(&asked, &hdr.key.source, length, crate::wire::ip::protocol::ICMPV6);
+    let pseudo = checksum::pseudo_v6(
+        &asked,
+        &hdr.key.source,
+        length,
+        crate::wire::ip::protocol::ICMPV6,
+    );
     answer.checksum = zerocopy::transmute!(checksum::over(&words, pseudo));
     let reply = Ipv6 {
         payload_len: U16::new(length),
@@ -139,7 +151,8 @@ fn answer_solicitation<E: Env, P: Packet>(
         pkt.write(hdr.l4, &answer)?;
     } else {
         let bytes: [u8; 32] = zerocopy::transmute!(answer);
-        let (fixed, _) = bytes.split_first_chunk::<{ Neighbour::FIXED_LEN as usize }>()
+        let (fixed, _) = bytes
+            .split_first_chunk::<{ Neighbour::FIXED_LEN as usize }>()
             .ok_or(DropReason::InvalidPacket)?;
         pkt.write(hdr.l4, fixed)?;
     }
@@ -161,7 +174,13 @@ fn send_back<E: Env, P: Packet>(
     pkt: &mut P,
     arrival: &Arrival,
 ) -> Result<Verdict, DropReason> {
-    pkt.write(0, &Macs { destination: arrival.mac, source: env.gateway_mac() })?;
+    pkt.write(
+        0,
+        &Macs {
+            destination: arrival.mac,
+            source: env.gateway_mac(),
+        },
+    )?;
     observe::forwarded(env, arrival.direction, Forward::Answered, pkt.len());
     Ok(Verdict::new(Action::IntoPod, arrival.interface))
 }

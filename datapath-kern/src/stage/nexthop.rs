@@ -28,7 +28,11 @@ pub struct Slot {
 /// None where all the slots it could have are taken; its flows then look the way up per packet.
 #[inline(never)]
 pub fn claim<E: Env>(env: &E, found: &NextHop) -> Slot {
-    let wanted = Claim { gateway: found.gateway, interface: found.interface, reserved: 0 };
+    let wanted = Claim {
+        gateway: found.gateway,
+        interface: found.interface,
+        reserved: 0,
+    };
     let [a, b, c, d] = found.gateway.words();
     let mixed = a ^ b.rotate_left(8) ^ c.rotate_left(16) ^ d ^ found.interface;
     let start = flow::scramble(mixed);
@@ -40,8 +44,14 @@ pub fn claim<E: Env>(env: &E, found: &NextHop) -> Slot {
         };
         if ours {
             let tag = env.next_hops().get(&slot).unwrap_or_default().tag;
-            #[allow(clippy::cast_possible_truncation, reason = "slots are below MAX_NEXT_HOPS")]
-            return Slot { index: slot as u16, tag };
+            #[allow(
+                clippy::cast_possible_truncation,
+                reason = "slots are below MAX_NEXT_HOPS"
+            )]
+            return Slot {
+                index: slot as u16,
+                tag,
+            };
         }
     }
     Slot::default()
@@ -68,9 +78,14 @@ fn fill<E: Env>(env: &E, slot: u32, found: &NextHop) -> bool {
 /// [`DropReason::NoRoute`] where the routing table has no way any more.
 #[inline(always)]
 pub fn of<E: Env>(env: &E, work: &mut Work) -> Result<bool, DropReason> {
-    let Work { flow, arrival, hop, .. } = work;
+    let Work {
+        flow, arrival, hop, ..
+    } = work;
     let slot = u32::from(flow.next_hop);
-    let found = env.next_hops().update(&slot, |remembered| *hop = *remembered).is_some();
+    let found = env
+        .next_hops()
+        .update(&slot, |remembered| *hop = *remembered)
+        .is_some();
     let good = found && slot != 0 && hop.tag == flow.next_hop_tag && hop.kind != kind::NONE;
     if good && (hop.kind == kind::POD || hop.refreshed_s == arrival.now_s) {
         return Ok(hop.kind == kind::UNRESOLVED);
@@ -83,7 +98,14 @@ pub fn of<E: Env>(env: &E, work: &mut Work) -> Result<bool, DropReason> {
 #[inline(never)]
 fn ask<E: Env>(env: &E, work: &mut Work, good: bool) -> Result<(), DropReason> {
     query(env, work)?;
-    let Work { hdr, flow, arrival, query, hop, .. } = work;
+    let Work {
+        hdr,
+        flow,
+        arrival,
+        query,
+        hop,
+        ..
+    } = work;
     if env.fib(query, hop) != Fib::Found || env.uplinks().get(&hop.interface).is_none() {
         return Err(DropReason::NoRoute);
     }
@@ -116,17 +138,30 @@ fn ask<E: Env>(env: &E, work: &mut Work, good: bool) -> Result<(), DropReason> {
 /// What to ask for a flow: the way to the peer, or to where its packets go after translation.
 #[inline(always)]
 fn query<E: Env>(env: &E, work: &mut Work) -> Result<(), DropReason> {
-    let Work { hdr, flow, query, .. } = work;
+    let Work {
+        hdr, flow, query, ..
+    } = work;
     *query = match flow.target() {
         flags::TARGET_POD => return Err(DropReason::NoRoute),
         flags::TARGET_TUNNEL => {
             let end = End::from_raw(flow.to);
             let peer = env.peers().get(&end.slot()).ok_or(DropReason::NoRoute)?;
-            FibQuery { source: peer.local, destination: peer.address }
+            FibQuery {
+                source: peer.local,
+                destination: peer.address,
+            }
         }
         _ => FibQuery {
-            source: if flow.has(flags::SNAT) { flow.nat_address } else { hdr.key.source },
-            destination: if flow.has(flags::DNAT) { flow.nat_address } else { hdr.key.destination },
+            source: if flow.has(flags::SNAT) {
+                flow.nat_address
+            } else {
+                hdr.key.source
+            },
+            destination: if flow.has(flags::DNAT) {
+                flow.nat_address
+            } else {
+                hdr.key.destination
+            },
         },
     };
     Ok(())

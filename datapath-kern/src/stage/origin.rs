@@ -59,7 +59,10 @@ impl Arrival {
     pub fn from_pod<E: Env, P: Packet>(env: &E, pkt: &P) -> Result<Self, DropReason> {
         let header: Ethernet = pkt.read(0)?;
         let arrival = Self::new(env, pkt, flags::ARRIVAL_POD, Direction::Egress);
-        Ok(Self { mac: header.source, ..arrival })
+        Ok(Self {
+            mac: header.source,
+            ..arrival
+        })
     }
 }
 
@@ -83,8 +86,14 @@ pub struct Origin {
 /// [`DropReason::UnknownEndpoint`] where there is none.
 #[inline(always)]
 pub fn endpoint<E: Env>(env: &E, arrival: &Arrival) -> Result<(u32, Endpoint), DropReason> {
-    let slot = env.endpoint_slots().get(&arrival.interface).ok_or(DropReason::UnknownEndpoint)?;
-    let endpoint = env.endpoints().get(&slot).ok_or(DropReason::UnknownEndpoint)?;
+    let slot = env
+        .endpoint_slots()
+        .get(&arrival.interface)
+        .ok_or(DropReason::UnknownEndpoint)?;
+    let endpoint = env
+        .endpoints()
+        .get(&slot)
+        .ok_or(DropReason::UnknownEndpoint)?;
     Ok((slot, endpoint))
 }
 
@@ -98,7 +107,10 @@ fn pod<E: Env>(env: &E, hdr: &Headers, arrival: &Arrival) -> Result<Origin, Drop
     if !endpoint.owns(&hdr.key.source) {
         return Err(DropReason::InvalidSourceIp);
     }
-    #[allow(clippy::cast_possible_truncation, reason = "slots are below MAX_ENDPOINTS")]
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "slots are below MAX_ENDPOINTS"
+    )]
     let end = End::endpoint(slot as u16);
     Ok(Origin {
         end,
@@ -111,8 +123,14 @@ fn pod<E: Env>(env: &E, hdr: &Headers, arrival: &Arrival) -> Result<Origin, Drop
 /// Sender of a packet from a peer: the address must be one that the peer holds.
 #[inline(always)]
 fn peer<E: Env>(env: &E, hdr: &Headers, arrival: &Arrival) -> Result<Origin, DropReason> {
-    let index = env.peer_indices().get(&arrival.peer).ok_or(DropReason::TunnelUnknownPeer)?;
-    let peer = env.peers().get(&index).ok_or(DropReason::TunnelUnknownPeer)?;
+    let index = env
+        .peer_indices()
+        .get(&arrival.peer)
+        .ok_or(DropReason::TunnelUnknownPeer)?;
+    let peer = env
+        .peers()
+        .get(&index)
+        .ok_or(DropReason::TunnelUnknownPeer)?;
     if peer.interface != arrival.interface || peer.local != arrival.local {
         return Err(DropReason::TunnelUnknownPeer);
     }
@@ -165,7 +183,11 @@ fn underlay<E: Env>(env: &E, hdr: &Headers) -> Result<Origin, DropReason> {
 #[inline(always)]
 fn stack<E: Env>(env: &E, hdr: &Headers) -> Result<Origin, DropReason> {
     let source = env.ipcache(&hdr.key.source).unwrap_or_default();
-    let via = if source.kind == kind::HOST { 0 } else { flags::VIA_STACK };
+    let via = if source.kind == kind::HOST {
+        0
+    } else {
+        flags::VIA_STACK
+    };
     located(env, source, flags::ARRIVAL_HOST | via)
 }
 
@@ -174,7 +196,12 @@ fn stack<E: Env>(env: &E, hdr: &Headers) -> Result<Origin, DropReason> {
 fn located<E: Env>(env: &E, entry: IpEntry, flags: u16) -> Result<Origin, DropReason> {
     let (end, identity) = who(entry);
     let generation = generation(env, end).ok_or(DropReason::UnknownEndpoint)?;
-    Ok(Origin { end, identity, generation, flags })
+    Ok(Origin {
+        end,
+        identity,
+        generation,
+        flags,
+    })
 }
 
 /// The end and the identity that an ipcache entry stands for.
@@ -188,7 +215,14 @@ pub fn who(entry: IpEntry) -> (End, u32) {
         _ => End::WORLD,
     };
     let unknown = entry.identity == identity::UNKNOWN;
-    (end, if unknown { identity::WORLD } else { entry.identity })
+    (
+        end,
+        if unknown {
+            identity::WORLD
+        } else {
+            entry.identity
+        },
+    )
 }
 
 /// Generation that flows of `end` are judged under.

@@ -4,7 +4,7 @@ use zerocopy::network_endian::U16;
 
 use crate::abi::addr::Addr;
 use crate::abi::flow::scope;
-use crate::packet::{ETHERNET_LEN, MAX_L4_OFFSET, Family, Frame, Headers, Kind, Packet};
+use crate::packet::{ETHERNET_LEN, Family, Frame, Headers, Kind, MAX_L4_OFFSET, Packet};
 use crate::verdict::DropReason;
 use crate::wire::ethernet::{self, Ethernet};
 use crate::wire::ip::{Extension, Ipv4, Ipv6, protocol};
@@ -83,7 +83,9 @@ fn ipv6<P: Packet>(pkt: &P, hdr: &mut Headers) -> Result<(), DropReason> {
             protocol::HOP_BY_HOP | protocol::ROUTING | protocol::DESTINATION => {
                 let extension: Extension = pkt.read(l4)?;
                 let length = (u16::from(extension.length) + 1) * 8;
-                remaining = remaining.checked_sub(length).ok_or(DropReason::InvalidPacket)?;
+                remaining = remaining
+                    .checked_sub(length)
+                    .ok_or(DropReason::InvalidPacket)?;
                 l4 += length;
                 next = extension.next_header;
             }

@@ -30,8 +30,7 @@ pub fn apply<P: Packet>(pkt: &mut P, work: &Work, routed: bool) -> Result<(), Dr
         match hdr.family {
             Family::V4 => {
                 pkt.write(hdr.l3 + 8, &[ttl, hdr.key.protocol])?;
-                header_delta =
-                    checksum::port_delta(u16::from(hdr.ttl) << 8, u16::from(ttl) << 8);
+                header_delta = checksum::port_delta(u16::from(hdr.ttl) << 8, u16::from(ttl) << 8);
             }
             Family::V6 => {
                 let [next_header, _]: [u8; 2] = pkt.read(hdr.l3 + 6)?;
@@ -89,11 +88,19 @@ fn transport<P: Packet>(pkt: &mut P, hdr: &Headers, flow: &Flow) -> Result<(), D
         pkt.write(hdr.l4 + port_offset(hdr.key.protocol, destination), &port)?;
     }
     if hdr.key.protocol != protocol::ICMP {
-        let covers = ChecksumCovers { addresses: true, optional, v6 };
+        let covers = ChecksumCovers {
+            addresses: true,
+            optional,
+            v6,
+        };
         pkt.fix_checksum(at, flow.address_delta, covers)?;
     }
     if flow.port_delta_matters() {
-        let covers = ChecksumCovers { addresses: false, optional, v6 };
+        let covers = ChecksumCovers {
+            addresses: false,
+            optional,
+            v6,
+        };
         pkt.fix_checksum(at, flow.port_delta, covers)?;
     }
     Ok(())

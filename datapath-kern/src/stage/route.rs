@@ -57,8 +57,15 @@ pub fn find<E: Env>(env: &E, work: &mut Work) -> Result<(), DropReason> {
         _ => return out(env, entry, work),
     };
     let (end, identity) = who(entry);
-    let tag = env.next_hops().get(&next_hop).ok_or(DropReason::NoRoute)?.tag;
-    #[allow(clippy::cast_possible_truncation, reason = "slots are below MAX_NEXT_HOPS")]
+    let tag = env
+        .next_hops()
+        .get(&next_hop)
+        .ok_or(DropReason::NoRoute)?
+        .tag;
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "slots are below MAX_NEXT_HOPS"
+    )]
     let next_hop = next_hop as u16;
     work.route = Route {
         end,
@@ -93,11 +100,7 @@ pub fn back_by_stack<E: Env>(env: &E, work: &mut Work) -> Result<(), DropReason>
 /// The way out of this node, by the routing table: out of an uplink, or through the stack where
 /// the interface is none of ours.
 #[inline(always)]
-fn out<E: Env>(
-    env: &E,
-    entry: ipcache::IpEntry,
-    work: &mut Work,
-) -> Result<(), DropReason> {
+fn out<E: Env>(env: &E, entry: ipcache::IpEntry, work: &mut Work) -> Result<(), DropReason> {
     let (end, identity) = who(entry);
     work.route = Route {
         end,
@@ -106,7 +109,10 @@ fn out<E: Env>(
         target: flags::TARGET_HOST,
         ..Route::default()
     };
-    work.query = FibQuery { source: work.hdr.key.source, destination: work.destination };
+    work.query = FibQuery {
+        source: work.hdr.key.source,
+        destination: work.destination,
+    };
     match env.fib(&work.query, &mut work.hop) {
         Fib::Unreachable => return Err(DropReason::NoRoute),
         Fib::Stack => return Ok(()),
@@ -123,7 +129,11 @@ fn out<E: Env>(
         entry.flags & ipcache::flags::NO_MASQUERADE != 0 || entry.kind == kind::PEER_POD;
     if !keeps_source {
         let v4 = work.destination.is_v4();
-        work.route.masquerade = if v4 { uplink.masquerade_v4 } else { uplink.masquerade_v6 };
+        work.route.masquerade = if v4 {
+            uplink.masquerade_v4
+        } else {
+            uplink.masquerade_v6
+        };
     }
     Ok(())
 }

@@ -12,7 +12,9 @@ use crate::work::Work;
 /// A segment with SYN, FIN or RST on a flow whose decisions hold.
 #[inline(never)]
 pub fn event<E: Env>(env: &E, work: &mut Work) -> Hit {
-    let Work { hdr, arrival, flow, .. } = work;
+    let Work {
+        hdr, arrival, flow, ..
+    } = work;
     let begins = hdr.tcp_flags & (tcp_flag::SYN | tcp_flag::ACK) == tcp_flag::SYN;
     if begins && flow.state & state::CLOSED != 0 {
         // The port is used again before the old flow's time was up.

@@ -11,7 +11,10 @@ use crate::abi::addr::Addr;
 pub const fn fold(sum: u32) -> u16 {
     let sum = (sum & 0xffff) + (sum >> 16);
     let sum = (sum & 0xffff) + (sum >> 16);
-    #[allow(clippy::cast_possible_truncation, reason = "two folds leave sixteen bits")]
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "two folds leave sixteen bits"
+    )]
     {
         sum as u16
     }
@@ -85,7 +88,10 @@ mod tests {
     use proptest::prelude::*;
 
     fn full(bytes: &[u8]) -> u16 {
-        let sum: u32 = bytes.chunks(2).map(|c| u32::from(u16::from_ne_bytes([c[0], c[1]]))).sum();
+        let sum: u32 = bytes
+            .chunks(2)
+            .map(|c| u32::from(u16::from_ne_bytes([c[0], c[1]])))
+            .sum();
         !fold(sum)
     }
 

@@ -1,0 +1,110 @@
+//! What the packet path asked its environment for.
+
+use core::cell::RefCell;
+use core::fmt;
+use std::vec::Vec;
+
+use crate::env::{InsertError, Table};
+
+/// One access to the environment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// To a table, by the name that its map has in the kernel.
+    Table(&'static str, Op),
+    /// Longest prefix of the ipcache.
+    Ipcache,
+    /// Routing table.
+    Fib,
+    /// Clock.
+    Now,
+    /// Random number.
+    Random,
+    /// Counter.
+    Count,
+}
+
+/// What was done with a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// A value was copied out.
+    Get,
+    /// A value was changed in place, or only looked at there.
+    Update,
+    /// A key was entered.
+    Insert,
+    /// A key was taken out.
+    Remove,
+}
+
+impl Access {
+    /// Whether this is an access to the table of that name.
+    #[must_use]
+    pub fn is_to(self, name: &str) -> bool {
+        matches!(self, Self::Table(table, _) if table == name)
+    }
+}
+
+impl fmt::Display for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Table(name, Op::Get) => write!(f, "{name} get"),
+            Self::Table(name, Op::Update) => write!(f, "{name} update"),
+            Self::Table(name, Op::Insert) => write!(f, "{name} insert"),
+            Self::Table(name, Op::Remove) => write!(f, "{name} remove"),
+            Self::Ipcache => f.write_str("ipcache"),
+            Self::Fib => f.write_str("fib"),
+            Self::Now => f.write_str("now"),
+            Self::Random => f.write_str("random"),
+            Self::Count => f.write_str("count"),
+        }
+    }
+}
+
+/// Accesses in order.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Log(RefCell<Vec<Access>>);
+
+impl Log {
+    pub(super) fn write(&self, access: Access) {
+        self.0.borrow_mut().push(access);
+    }
+
+    pub(super) fn take(&self) -> Vec<Access> {
+        self.0.take()
+    }
+}
+
+/// A table whose accesses are written down.
+pub(super) struct Logged<'a, M> {
+    pub(super) name: &'static str,
+    pub(super) table: &'a M,
+    pub(super) log: &'a Log,
+}
+
+impl<M> Logged<'_, M> {
+    fn log(&self, op: Op) {
+        self.log.write(Access::Table(self.name, op));
+    }
+}
+
+impl<K, V: Copy, M: Table<K, V>> Table<K, V> for Logged<'_, M> {
+    fn get(&self, key: &K) -> Option<V> {
+        self.log(Op::Get);
+        self.table.get(key)
+    }
+
+    fn update<R>(&self, key: &K, change: impl FnOnce(&mut V) -> R) -> Option<R> {
+        self.log(Op::Update);
+        self.table.update(key, change)
+    }
+
+    fn insert(&self, key: &K, value: &V) -> Result<(), InsertError> {
+        self.log(Op::Insert);
+        self.table.insert(key, value)
+    }
+
+    fn remove(&self, key: &K) -> bool {
+        self.log(Op::Remove);
+        self.table.remove(key)
+    }
+}

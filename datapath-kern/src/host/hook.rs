@@ -1,0 +1,89 @@
+//! Running a hook.
+
+use super::{Buffer, Host};
+use crate::abi::addr::Addr;
+use crate::pipeline;
+use crate::verdict::{Action, DropReason, Verdict};
+
+/// The hooks, by the names of their programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// [`pipeline::from_pod`].
+    FromPod,
+    /// [`pipeline::to_pod`].
+    ToPod,
+    /// [`pipeline::from_uplink`].
+    FromUplink,
+    /// [`pipeline::to_uplink`].
+    ToUplink,
+    /// [`pipeline::from_host`].
+    FromHost,
+    /// [`pipeline::to_host`].
+    ToHost,
+}
+
+impl Hook {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::FromPod,
+        Self::ToPod,
+        Self::FromUplink,
+        Self::ToUplink,
+        Self::FromHost,
+        Self::ToHost,
+    ];
+
+    /// Name of the program.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::FromPod => "from_pod",
+            Self::ToPod => "to_pod",
+            Self::FromUplink => "from_uplink",
+            Self::ToUplink => "to_uplink",
+            Self::FromHost => "from_host",
+            Self::ToHost => "to_host",
+        }
+    }
+}
+
+/// What became of a packet at a hook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// Where it goes.
+    pub verdict: Verdict,
+    /// Why it goes nowhere.
+    pub reason: Option<DropReason>,
+    /// The neighbour that the kernel must resolve; none where it need not.
+    pub gateway: Addr,
+}
+
+impl Host {
+    /// Has a packet go through a hook.
+    ///
+    /// The [`Work`](crate::work::Work) is that of the packet before, as it is in the kernel: what
+    /// it holds must mean nothing. Only the reason is cleared, to be able to tell.
+    pub fn run(&self, hook: Hook, packet: &mut Buffer) -> Run {
+        let work = &mut *self.work.borrow_mut();
+        work.reason = None;
+        let verdict = match hook {
+            Hook::FromPod => pipeline::from_pod(self, packet, work),
+            Hook::ToPod => pipeline::to_pod(self, packet, work),
+            Hook::FromUplink => pipeline::from_uplink(self, packet, work),
+            Hook::ToUplink => pipeline::to_uplink(self, packet, work),
+            Hook::FromHost => pipeline::from_host(self, packet, work),
+            Hook::ToHost => pipeline::to_host(self, packet, work),
+        };
+        let resolve = verdict.action == Action::OutToNeighbour;
+        let gateway = if resolve {
+            work.hop.gateway
+        } else {
+            Addr::NONE
+        };
+        Run {
+            verdict,
+            reason: work.reason,
+            gateway,
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! The world around the packet path, out of ordinary collections: for tests, and for the
+//! comparison of this library with the programs in the kernel.
+//!
+//! [`Host`] is an [`Env`] whose tables, clock, routing table and randomness the caller sets, and
+//! which writes down every access ([`Host::take_accesses`]). [`Buffer`] is a frame that is changed
+//! as the kernel's helpers change an skb. [`plan`] is a small cluster to try things in.
+
+mod access;
+mod buffer;
+mod hook;
+pub mod plan;
+mod prefix;
+mod routing;
+mod table;
+
+use core::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::vec::Vec;
+
+use crate::abi::Mac;
+use crate::abi::addr::Addr;
+use crate::abi::config::{Config, Settings};
+use crate::abi::endpoint::{Endpoint, MAX_ENDPOINTS};
+use crate::abi::flow::{Flow, FlowKey};
+use crate::abi::ipcache::IpEntry;
+use crate::abi::metric::{Counter, Direction, MAX_METRICS, OUTCOMES, index};
+use crate::abi::nexthop::{CLAIMED, Claim, MAX_NEXT_HOPS, NextHop};
+use crate::abi::tunnel::{MAX_PEERS, Peer, Uplink};
+use crate::env::{Env, Fib, FibQuery, Table};
+use crate::stage::flow::scramble;
+use crate::work::Work;
+
+pub use self::access::{Access, Op};
+pub use self::buffer::Buffer;
+pub use self::hook::{Hook, Run};
+pub use self::prefix::{Prefix, Prefixes};
+pub use self::routing::{Routing, Way};
+pub use self::table::{Array, Hash};
+
+use self::access::{Log, Logged};
+
+/// A node's maps, clock, routing table and counters.
+///
+/// The tables are open to the caller, whose accesses by their [`Table`] methods are not logged;
+/// those of the packet path are.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// Settings of the load.
+    pub config: Config,
+    /// The clock, seconds.
+    pub clock_s: Cell<u32>,
+    /// Established flows.
+    pub flows: Hash<FlowKey, Flow>,
+    /// Flows not yet proven.
+    pub pending: Hash<FlowKey, Flow>,
+    /// Local endpoints.
+    pub endpoints: Array<Endpoint>,
+    /// Slots of the endpoints by interface.
+    pub endpoint_slots: Hash<u32, u32>,
+    /// Peers.
+    pub peers: Array<Peer>,
+    /// Indices of the peers by underlay address.
+    pub peer_indices: Hash<Addr, u32>,
+    /// Next hops.
+    pub next_hops: Array<NextHop>,
+    /// Holders of claimed next hops.
+    pub claims: Hash<u32, Claim>,
+    /// Uplinks by interface.
+    pub uplinks: Hash<u32, Uplink>,
+    /// Who is behind an address.
+    pub ipcache: RefCell<Prefixes<IpEntry>>,
+    /// The routing table.
+    pub routing: RefCell<Routing>,
+    counters: RefCell<BTreeMap<u32, Counter>>,
+    randomness: Cell<u32>,
+    work: RefCell<Work>,
+    log: Log,
+}
+
+impl Host {
+    /// A node with nothing in its tables, which are as large as the object's.
+    #[must_use]
+    pub fn new(config: Config) -> Self {
+        Self::with_capacities(config, 131_072, 32_768)
+    }
+
+    /// As [`Host::new`], with room for so many entries of flows, two to a flow.
+    #[must_use]
+    pub fn with_capacities(config: Config, flows: usize, pending: usize) -> Self {
+        Self {
+            config,
+            clock_s: Cell::new(1000),
+            flows: Hash::new(flows),
+            pending: Hash::evicting(pending),
+            endpoints: Array::new(MAX_ENDPOINTS),
+            endpoint_slots: Hash::new(MAX_ENDPOINTS as usize),
+            peers: Array::new(MAX_PEERS),
+            peer_indices: Hash::new(MAX_PEERS as usize),
+            next_hops: Array::new(MAX_NEXT_HOPS),
+            claims: Hash::new(CLAIMED as usize),
+            uplinks: Hash::new(64),
+            ipcache: RefCell::default(),
+            routing: RefCell::default(),
+            counters: RefCell::default(),
+            randomness: Cell::new(0),
+            work: RefCell::default(),
+            log: Log::default(),
+        }
+    }
+
+    /// Lets so many seconds pass.
+    pub fn advance(&self, seconds: u32) {
+        self.clock_s.set(self.clock_s.get().wrapping_add(seconds));
+    }
+
+    /// What the packet path asked for since the last call, in order.
+    #[must_use]
+    pub fn take_accesses(&self) -> Vec<Access> {
+        self.log.take()
+    }
+
+    /// The counters that moved since the last call, and by how much: direction and code of the
+    /// outcome, a `DropReason`'s or a `Forward`'s.
+    #[must_use]
+    pub fn take_counters(&self) -> Vec<(Direction, u32, Counter)> {
+        let counters = self.counters.take();
+        let direction = |cell: u32| {
+            if cell < OUTCOMES {
+                Direction::Ingress
+            } else {
+                Direction::Egress
+            }
+        };
+        counters
+            .into_iter()
+            .map(|(cell, by)| (direction(cell), cell % OUTCOMES, by))
+            .collect()
+    }
+}
+
+macro_rules! settings_of_config {
+    ($($field:ident: $ty:ty,)*) => {
+        impl Settings for Host {
+            $(fn $field(&self) -> $ty { self.config.$field })*
+        }
+    };
+}
+
+settings_of_config! {
+    magic: u32,
+    abi_version: u32,
+    host_interface: u32,
+    tunnel: u32,
+    tunnel_port: u32,
+    identity_from_vni: u32,
+    tcp_loose: u32,
+    nat_port_min: u32,
+    nat_port_max: u32,
+    tcp_established_s: u32,
+    tcp_pending_s: u32,
+    tcp_closed_s: u32,
+    other_established_s: u32,
+    other_pending_s: u32,
+    checksum_v6_flags: u32,
+    seed: u32,
+    gateway_v4: Addr,
+    gateway_v6: Addr,
+    gateway_mac: Mac,
+    reserved: [u8; 2],
+}
+
+impl Host {
+    fn logged<'a, M>(&'a self, name: &'static str, table: &'a M) -> Logged<'a, M> {
+        Logged {
+            name,
+            table,
+            log: &self.log,
+        }
+    }
+}
+
+impl Env for Host {
+    fn now_s(&self) -> u32 {
+        self.log.write(Access::Now);
+        self.clock_s.get()
+    }
+
+    fn random(&self) -> u32 {
+        self.log.write(Access::Random);
+        let next = self.randomness.get().wrapping_add(1);
+        self.randomness.set(next);
+        scramble(next)
+    }
+
+    fn flows(&self) -> impl Table<FlowKey, Flow> {
+        self.logged("flows", &self.flows)
+    }
+
+    fn pending(&self) -> impl Table<FlowKey, Flow> {
+        self.logged("pending", &self.pending)
+    }
+
+    fn endpoints(&self) -> impl Table<u32, Endpoint> {
+        self.logged("endpoints", &self.endpoints)
+    }
+
+    fn endpoint_slots(&self) -> impl Table<u32, u32> {
+        self.logged("endpoint_slots", &self.endpoint_slots)
+    }
+
+    fn peers(&self) -> impl Table<u32, Peer> {
+        self.logged("peers", &self.peers)
+    }
+
+    fn peer_indices(&self) -> impl Table<Addr, u32> {
+        self.logged("peer_indices", &self.peer_indices)
+    }
+
+    fn next_hops(&self) -> impl Table<u32, NextHop> {
+        self.logged("next_hops", &self.next_hops)
+    }
+
+    fn claims(&self) -> impl Table<u32, Claim> {
+        self.logged("claims", &self.claims)
+    }
+
+    fn uplinks(&self) -> impl Table<u32, Uplink> {
+        self.logged("uplinks", &self.uplinks)
+    }
+
+    fn ipcache(&self, address: &Addr) -> Option<IpEntry> {
+        self.log.write(Access::Ipcache);
+        self.ipcache.borrow().find(address).copied()
+    }
+
+    fn fib(&self, query: &FibQuery, hop: &mut NextHop) -> Fib {
+        self.log.write(Access::Fib);
+        self.routing
+            .borrow()
+            .look_up(query, self.config.host_interface, hop)
+    }
+
+    fn count(&self, direction: Direction, outcome: u32, bytes: u32) {
+        self.log.write(Access::Count);
+        let cell = index(direction, outcome);
+        if cell < MAX_METRICS {
+            let mut counters = self.counters.borrow_mut();
+            let counter = counters.entry(cell).or_default();
+            counter.packets += 1;
+            counter.bytes += u64::from(bytes);
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! A routing table and the neighbours behind it: what `bpf_fib_lookup` answers from.
+
+use core::net::IpAddr;
+use std::collections::HashMap;
+
+use super::prefix::{Prefix, Prefixes};
+use crate::abi::Mac;
+use crate::abi::addr::Addr;
+use crate::abi::nexthop::{NextHop, kind};
+use crate::env::{Fib, FibQuery};
+
+/// Where a route leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Out of an interface: to the gateway, or to the destination itself where there is none.
+    Out {
+        /// The interface.
+        interface: u32,
+        /// The gateway.
+        gateway: Option<IpAddr>,
+    },
+    /// Nowhere: a blackhole, unreachable or prohibiting route.
+    Nowhere,
+}
+
+/// Routes, neighbours, and the Ethernet addresses of interfaces.
+#[derive(Clone, Debug, Default)]
+pub struct Routing {
+    routes: Prefixes<Way>,
+    neighbours: HashMap<Addr, Mac>,
+    interfaces: HashMap<u32, Mac>,
+}
+
+impl Routing {
+    /// Enters a route.
+    pub fn route(&mut self, prefix: Prefix, way: Way) {
+        self.routes.set(prefix, way);
+    }
+
+    /// Takes a route out.
+    pub fn remove_route(&mut self, prefix: Prefix) {
+        self.routes.remove(prefix);
+    }
+
+    /// Enters what is known of a neighbour: none is one that the kernel has yet to resolve.
+    pub fn neighbour(&mut self, address: IpAddr, mac: Option<Mac>) {
+        match mac {
+            Some(mac) => self.neighbours.insert(address.into(), mac),
+            None => self.neighbours.remove(&address.into()),
+        };
+    }
+
+    /// Gives an interface its Ethernet address.
+    pub fn interface(&mut self, index: u32, mac: Mac) {
+        self.interfaces.insert(index, mac);
+    }
+
+    /// Answers as the kernel does, `hop` written also where there is no way: no route at all is
+    /// the stack's to report, and so is [`Fib::Stack`].
+    pub(super) fn look_up(&self, query: &FibQuery, ingress: u32, hop: &mut NextHop) -> Fib {
+        hop.gateway = query.destination;
+        hop.interface = ingress;
+        hop.kind = kind::UNRESOLVED;
+        let (interface, gateway) = match self.routes.find(&query.destination) {
+            None => return Fib::Stack,
+            Some(Way::Nowhere) => return Fib::Unreachable,
+            Some(Way::Out { interface, gateway }) => (*interface, *gateway),
+        };
+        hop.gateway = gateway.map_or(query.destination, Addr::from);
+        hop.interface = interface;
+        if let Some(mac) = self.neighbours.get(&hop.gateway) {
+            hop.destination_mac = *mac;
+            hop.source_mac = self.interfaces.get(&interface).copied().unwrap_or_default();
+            hop.kind = kind::RESOLVED;
+        }
+        Fib::Found
+    }
+}

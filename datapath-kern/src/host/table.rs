@@ -1,0 +1,214 @@
+//! [`Table`] over a vector and over a hash map, bounded as BPF maps are.
+
+use core::cell::RefCell;
+use core::hash::Hash as Hashed;
+use std::collections::HashMap;
+use std::vec::Vec;
+
+use crate::env::{InsertError, Table};
+
+/// `BPF_MAP_TYPE_ARRAY`: every element exists, zero at first.
+#[derive(Clone, Debug)]
+pub struct Array<V>(RefCell<Vec<V>>);
+
+impl<V: Copy + Default> Array<V> {
+    /// `length` elements.
+    #[must_use]
+    pub fn new(length: u32) -> Self {
+        Self(RefCell::new(std::vec![V::default(); length as usize]))
+    }
+}
+
+impl<V: Copy> Table<u32, V> for Array<V> {
+    fn get(&self, key: &u32) -> Option<V> {
+        self.0.borrow().get(*key as usize).copied()
+    }
+
+    fn update<R>(&self, key: &u32, change: impl FnOnce(&mut V) -> R) -> Option<R> {
+        self.0.borrow_mut().get_mut(*key as usize).map(change)
+    }
+
+    fn insert(&self, _: &u32, _: &V) -> Result<(), InsertError> {
+        Err(InsertError::Exists)
+    }
+
+    fn remove(&self, _: &u32) -> bool {
+        false
+    }
+}
+
+/// `BPF_MAP_TYPE_HASH`, or `BPF_MAP_TYPE_LRU_HASH` where it evicts.
+///
+/// The kernel's evicts *about* the least recently used, a batch at a time; this one exactly that
+/// one, so that a test can say which.
+#[derive(Clone, Debug)]
+pub struct Hash<K, V> {
+    capacity: usize,
+    evicts: bool,
+    inner: RefCell<Inner<K, V>>,
+}
+
+#[derive(Clone, Debug)]
+struct Inner<K, V> {
+    entries: HashMap<K, Entry<V>>,
+    /// Counts accesses: the time that `Entry::used` is in.
+    accesses: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Entry<V> {
+    value: V,
+    used: u64,
+}
+
+impl<K: Copy + Eq + Hashed, V: Copy> Hash<K, V> {
+    /// One that refuses when it is full.
+    #[must_use]
+    pub fn new(capacity: usize) -> Self {
+        let inner = Inner {
+            entries: HashMap::new(),
+            accesses: 0,
+        };
+        Self {
+            capacity,
+            evicts: false,
+            inner: RefCell::new(inner),
+        }
+    }
+
+    /// One that lets go of the least recently used entry when it is full.
+    #[must_use]
+    pub fn evicting(capacity: usize) -> Self {
+        Self {
+            evicts: true,
+            ..Self::new(capacity)
+        }
+    }
+
+    /// Writes a value whether or not its key has one, as user space does.
+    ///
+    /// # Errors
+    ///
+    /// [`InsertError::Full`] where there is no room for another key.
+    pub fn set(&self, key: K, value: V) -> Result<(), InsertError> {
+        match self.update(&key, |old| *old = value) {
+            Some(()) => Ok(()),
+            None => self.insert(&key, &value),
+        }
+    }
+
+    /// All there is, in no order.
+    #[must_use]
+    pub fn entries(&self) -> Vec<(K, V)> {
+        self.inner
+            .borrow()
+            .entries
+            .iter()
+            .map(|(key, entry)| (*key, entry.value))
+            .collect()
+    }
+
+    /// Number of entries.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.inner.borrow().entries.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl<K: Copy + Eq + Hashed, V: Copy> Table<K, V> for Hash<K, V> {
+    fn get(&self, key: &K) -> Option<V> {
+        self.update(key, |value| *value)
+    }
+
+    fn update<R>(&self, key: &K, change: impl FnOnce(&mut V) -> R) -> Option<R> {
+        let inner = &mut *self.inner.borrow_mut();
+        inner.accesses += 1;
+        let entry = inner.entries.get_mut(key)?;
+        entry.used = inner.accesses;
+        Some(change(&mut entry.value))
+    }
+
+    fn insert(&self, key: &K, value: &V) -> Result<(), InsertError> {
+        let inner = &mut *self.inner.borrow_mut();
+        inner.accesses += 1;
+        if inner.entries.contains_key(key) {
+            return Err(InsertError::Exists);
+        }
+        if inner.entries.len() >= self.capacity {
+            if !self.evicts {
+                return Err(InsertError::Full);
+            }
+            let oldest = inner.entries.iter().min_by_key(|(_, entry)| entry.used);
+            let Some(oldest) = oldest.map(|(key, _)| *key) else {
+                return Err(InsertError::Full);
+            };
+            inner.entries.remove(&oldest);
+        }
+        inner.entries.insert(
+            *key,
+            Entry {
+                value: *value,
+                used: inner.accesses,
+            },
+        );
+        Ok(())
+    }
+
+    fn remove(&self, key: &K) -> bool {
+        self.inner.borrow_mut().entries.remove(key).is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_table_refuses() {
+        let table = Hash::new(2);
+        assert_eq!(
+            (table.insert(&1, &'a'), table.insert(&2, &'b')),
+            (Ok(()), Ok(()))
+        );
+        assert_eq!(table.insert(&2, &'c'), Err(InsertError::Exists));
+        assert_eq!(table.insert(&3, &'c'), Err(InsertError::Full));
+        assert_eq!(table.set(2, 'd'), Ok(()));
+        assert_eq!(table.set(3, 'd'), Err(InsertError::Full));
+        assert_eq!(table.get(&2), Some('d'));
+        assert!(table.remove(&1) && !table.remove(&1));
+        assert_eq!(table.insert(&3, &'c'), Ok(()));
+    }
+
+    #[test]
+    fn an_evicting_table_lets_go_of_the_least_recently_used() {
+        let table = Hash::evicting(2);
+        assert_eq!(
+            (table.insert(&1, &'a'), table.insert(&2, &'b')),
+            (Ok(()), Ok(()))
+        );
+        assert_eq!(table.get(&1), Some('a'));
+        assert_eq!(table.insert(&3, &'c'), Ok(()));
+        assert_eq!(
+            (table.get(&1), table.get(&2), table.len()),
+            (Some('a'), None, 2)
+        );
+    }
+
+    #[test]
+    fn an_array_has_all_its_elements_and_no_more() {
+        let array = Array::<u32>::new(4);
+        assert_eq!(array.update(&3, |value| *value = 7), Some(()));
+        assert_eq!(
+            (array.get(&0), array.get(&3), array.get(&4)),
+            (Some(0), Some(7), None)
+        );
+        assert_eq!(array.insert(&0, &1), Err(InsertError::Exists));
+        assert!(!array.remove(&0));
+    }
+}

@@ -1,0 +1,378 @@
+//! What a datapath is opened with.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use datapath_kern::abi::config::Config as Defaults;
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+
+/// Settings of one node's datapath.
+///
+/// Read from TOML or JSON with the field names below; unknown fields are refused.
+///
+/// ```
+/// use datapath_user::Config;
+///
+/// let config = Config {
+///     pod_cidrs: vec!["10.244.1.0/24".parse()?],
+///     gateways: vec!["10.244.1.1".parse()?],
+///     ..Config::new("/run/datapath/bpffs", ["eth0"])
+/// };
+/// config.validate()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Directory for pinned maps and links. Where it is not on a BPF file system, one is mounted
+    /// there, and unmounted at close.
+    pub bpffs: PathBuf,
+    /// Interfaces that lead off the node.
+    pub uplinks: Vec<String>,
+    /// Addresses that pods have as their gateway, one per family at most; they become this node's.
+    #[serde(default)]
+    pub gateways: Vec<IpAddr>,
+    /// Prefixes of this node's pods.
+    #[serde(default)]
+    pub pod_cidrs: Vec<IpNet>,
+    /// How pods of other nodes are reached.
+    #[serde(default)]
+    pub tunnel: Tunnel,
+    /// This node's ends of the tunnel, one per family at most; default: the first address of the
+    /// uplink.
+    #[serde(default)]
+    pub underlay: Vec<IpAddr>,
+    /// Whether pods leave the node behind the uplink's address.
+    #[serde(default = "yes")]
+    pub masquerade: bool,
+    /// Prefixes outside that pods reach under their own addresses.
+    #[serde(default)]
+    pub non_masquerade: Vec<IpNet>,
+    /// Where the identity of a tunnelled packet comes from.
+    #[serde(default)]
+    pub identity_from: IdentityFrom,
+    /// Room for established flows, entries; two per connection. A power of two.
+    #[serde(default = "max_flows")]
+    pub max_flows: u32,
+    /// Room for flows not yet proven, entries; two per connection. A power of two.
+    #[serde(default = "max_pending")]
+    pub max_pending: u32,
+    /// Source ports that masquerade hands out.
+    #[serde(default)]
+    pub nat_ports: PortRange,
+    /// How long flows live between two packets.
+    #[serde(default)]
+    pub timeouts: Timeouts,
+}
+
+const fn yes() -> bool {
+    true
+}
+
+const fn max_flows() -> u32 {
+    131_072
+}
+
+const fn max_pending() -> u32 {
+    32_768
+}
+
+/// How pods of other nodes are reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Tunnel {
+    /// GENEVE, written and removed by the datapath itself.
+    #[default]
+    Direct,
+    /// No tunnel: the underlay routes them.
+    Native,
+}
+
+impl Tunnel {
+    /// The word for it in every output.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Native => "native",
+        }
+    }
+}
+
+/// Where the identity of a tunnelled packet comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IdentityFrom {
+    /// The VNI: all nodes agreed on the numbers.
+    #[default]
+    Vni,
+    /// The inner source address; a VNI that says otherwise is dropped.
+    Ipcache,
+}
+
+/// A range of ports, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PortRange {
+    /// Lowest.
+    pub first: u16,
+    /// Highest.
+    pub last: u16,
+}
+
+impl Default for PortRange {
+    #[allow(clippy::cast_possible_truncation, reason = "ports")]
+    fn default() -> Self {
+        Self {
+            first: Defaults::DEFAULT.nat_port_min as u16,
+            last: Defaults::DEFAULT.nat_port_max as u16,
+        }
+    }
+}
+
+/// How long flows live between two packets, seconds.
+///
+/// | | here | Cilium | RFC |
+/// |---|---|---|---|
+/// | TCP, open | 8000 | 8000 | 5382: 7440 at least |
+/// | TCP, not proven | 60 | 60 | 5382: 240 for a SYN only, if memory allows |
+/// | TCP, closed by both sides | 10 | 10 | |
+/// | others, answered twice | 180 | 60 | 4787: 120 at least, 300 better |
+/// | others, not proven | 120 | 60 | 4787: 120 at least |
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Timeouts {
+    /// TCP, proven and open.
+    pub tcp_established_s: u32,
+    /// TCP, not proven.
+    pub tcp_pending_s: u32,
+    /// TCP, closed by both sides.
+    pub tcp_closed_s: u32,
+    /// Anything else, proven.
+    pub other_established_s: u32,
+    /// Anything else, not proven.
+    pub other_pending_s: u32,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        let defaults = Defaults::DEFAULT;
+        Self {
+            tcp_established_s: defaults.tcp_established_s,
+            tcp_pending_s: defaults.tcp_pending_s,
+            tcp_closed_s: defaults.tcp_closed_s,
+            other_established_s: defaults.other_established_s,
+            other_pending_s: defaults.other_pending_s,
+        }
+    }
+}
+
+/// Sizes that a flow table may have, entries.
+const TABLE_SIZES: std::ops::RangeInclusive<u32> = 1024..=16_777_216;
+
+impl Config {
+    /// Settings for a node with these uplinks, everything else by default: no pods yet.
+    pub fn new<I, S>(bpffs: impl Into<PathBuf>, uplinks: I) -> Self
+    where
+        I: IntoIterator<Item = S>,
+        S: Into<String>,
+    {
+        Self {
+            bpffs: bpffs.into(),
+            uplinks: uplinks.into_iter().map(Into::into).collect(),
+            gateways: Vec::new(),
+            pod_cidrs: Vec::new(),
+            tunnel: Tunnel::default(),
+            underlay: Vec::new(),
+            masquerade: true,
+            non_masquerade: Vec::new(),
+            identity_from: IdentityFrom::default(),
+            max_flows: max_flows(),
+            max_pending: max_pending(),
+            nat_ports: PortRange::default(),
+            timeouts: Timeouts::default(),
+        }
+    }
+
+    /// Checks what can be checked without a kernel.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Setting`] for the first field that cannot be used.
+    pub fn validate(&self) -> Result<(), Error> {
+        let wrong = |field: &'static str, value: String, rule: &'static str| {
+            Err(Error::Setting { field, value, rule })
+        };
+        if !self.bpffs.is_absolute() {
+            let value = self.bpffs.display().to_string();
+            return wrong("bpffs", value, "must be an absolute path");
+        }
+        if self.uplinks.is_empty() {
+            return wrong("uplinks", "[]".into(), "must name at least one interface");
+        }
+        for (field, addresses) in [("gateways", &self.gateways), ("underlay", &self.underlay)] {
+            for v4 in [true, false] {
+                if addresses
+                    .iter()
+                    .filter(|address| address.is_ipv4() == v4)
+                    .count()
+                    > 1
+                {
+                    let value = format!("{addresses:?}");
+                    return wrong(field, value, "must hold one address per family at most");
+                }
+            }
+        }
+        for gateway in &self.gateways {
+            if !self.pod_cidrs.iter().any(|cidr| cidr.contains(gateway)) {
+                return wrong(
+                    "gateways",
+                    gateway.to_string(),
+                    "must lie inside one of pod_cidrs",
+                );
+            }
+        }
+        for cidr in &self.pod_cidrs {
+            if cidr.network() != cidr.addr() {
+                return wrong(
+                    "pod_cidrs",
+                    cidr.to_string(),
+                    "must have no bits behind the prefix",
+                );
+            }
+            let v4 = cidr.addr().is_ipv4();
+            if !self.gateways.iter().any(|gateway| gateway.is_ipv4() == v4) {
+                return wrong(
+                    "pod_cidrs",
+                    cidr.to_string(),
+                    "needs a gateway of its family",
+                );
+            }
+        }
+        for (field, size) in [
+            ("max_flows", self.max_flows),
+            ("max_pending", self.max_pending),
+        ] {
+            if !size.is_power_of_two() || !TABLE_SIZES.contains(&size) {
+                let rule = "must be a power of two from 1024 to 16777216";
+                return wrong(field, size.to_string(), rule);
+            }
+        }
+        let PortRange { first, last } = self.nat_ports;
+        if first == 0 || first > last {
+            let rule = "must begin at 1 or above and not end before it begins";
+            return wrong("nat_ports", format!("{first}-{last}"), rule);
+        }
+        let times = self.timeouts;
+        for (field, seconds) in [
+            ("timeouts.tcp_established_s", times.tcp_established_s),
+            ("timeouts.tcp_pending_s", times.tcp_pending_s),
+            ("timeouts.tcp_closed_s", times.tcp_closed_s),
+            ("timeouts.other_established_s", times.other_established_s),
+            ("timeouts.other_pending_s", times.other_pending_s),
+        ] {
+            if !(1..=31_536_000).contains(&seconds) {
+                return wrong(
+                    field,
+                    seconds.to_string(),
+                    "must be from one second to one year",
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// The gateway of a family.
+    pub(crate) fn gateway(&self, v4: bool) -> Option<IpAddr> {
+        self.gateways
+            .iter()
+            .copied()
+            .find(|gateway| gateway.is_ipv4() == v4)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn good() -> Config {
+        Config {
+            pod_cidrs: vec!["10.244.1.0/24".parse().unwrap()],
+            gateways: vec!["10.244.1.1".parse().unwrap()],
+            ..Config::new("/run/x", ["eth0"])
+        }
+    }
+
+    #[test]
+    fn a_wrong_field_is_named() {
+        assert!(good().validate().is_ok());
+        let bad: Vec<(&str, Config)> = vec![
+            (
+                "bpffs",
+                Config {
+                    bpffs: "x".into(),
+                    ..good()
+                },
+            ),
+            (
+                "uplinks",
+                Config {
+                    uplinks: vec![],
+                    ..good()
+                },
+            ),
+            (
+                "gateways",
+                Config {
+                    gateways: vec!["10.9.0.1".parse().unwrap()],
+                    ..good()
+                },
+            ),
+            (
+                "pod_cidrs",
+                Config {
+                    pod_cidrs: vec!["10.244.1.7/24".parse().unwrap()],
+                    ..good()
+                },
+            ),
+            (
+                "max_flows",
+                Config {
+                    max_flows: 1000,
+                    ..good()
+                },
+            ),
+            (
+                "max_pending",
+                Config {
+                    max_pending: 0,
+                    ..good()
+                },
+            ),
+            (
+                "nat_ports",
+                Config {
+                    nat_ports: PortRange { first: 9, last: 8 },
+                    ..good()
+                },
+            ),
+            (
+                "timeouts.tcp_closed_s",
+                Config {
+                    timeouts: Timeouts {
+                        tcp_closed_s: 0,
+                        ..Timeouts::default()
+                    },
+                    ..good()
+                },
+            ),
+        ];
+        for (field, config) in bad {
+            let error = config.validate().unwrap_err();
+            assert!(error.to_string().contains(field), "{error}");
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! One node's datapath.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use datapath_kern::abi;
+use datapath_kern::abi::flow::{End, Flow};
+
+use crate::config::Config;
+use crate::endpoint::{EndpointSpec, EndpointView};
+use crate::error::Error;
+use crate::flows::{self, FlowView, SweepReport};
+use crate::metrics::{self, MetricView};
+use crate::naming;
+use crate::node::Node;
+use crate::peer::{PeerSpec, PeerView};
+use crate::status::{Status, TableUse};
+use crate::uplink;
+
+/// One node's datapath: programs, maps and links in the kernel, the gateway pair, and the endpoints
+/// and peers that it was told of.
+///
+/// Opened in the network namespace of the calling thread, and to be used from threads of that
+/// namespace. Dropping it closes it, with a warning in the log for what could not be undone;
+/// [`Datapath::close`] returns that instead.
+pub struct Datapath {
+    /// `None` once closed.
+    node: Mutex<Option<Node>>,
+    config: Config,
+}
+
+impl std::fmt::Debug for Datapath {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Datapath")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Datapath {
+    /// Loads the programs, attaches them to the uplinks and the gateway pair, and enters what the
+    /// node knows of itself.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Setting`] for the configuration, [`Error::Capability`] and [`Error::Kernel`] for
+    /// what is missing, [`Error::InUse`] where another datapath holds the directory, or what the
+    /// kernel refused; then nothing is left of it.
+    pub fn open(config: Config) -> Result<Self, Error> {
+        config.validate()?;
+        let node = Node::open(&config)?;
+        Ok(Self {
+            node: Mutex::new(Some(node)),
+            config,
+        })
+    }
+
+    /// Removes everything: endpoints' interfaces, routes, the gateway pair, links, pins, and the
+    /// directory where it was made for them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Teardown`] with all that could not be undone; it goes on after an error.
+    pub fn close(self) -> Result<(), Error> {
+        let node = self.lock().take();
+        node.map_or(Ok(()), |mut node| Error::collect(node.close()))
+    }
+
+    /// What it was opened with.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Adds an endpoint: makes its interface inside its network namespace, with addresses, routes
+    /// and the gateway as a neighbour. Its traffic flows when this returns.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`], [`Error::Exists`], [`Error::AddressInUse`], [`Error::Full`], or what the
+    /// kernel refused; then nothing is left of it.
+    pub fn add_endpoint(&self, spec: &EndpointSpec) -> Result<EndpointView, Error> {
+        spec.validate(&self.config)?;
+        self.with(|node| node.add_endpoint(&self.config, spec))
+    }
+
+    /// Removes an endpoint: its interface, its flows, and all that is known of its addresses.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`], or all that could not be undone.
+    pub fn remove_endpoint(&self, id: &str) -> Result<(), Error> {
+        self.with(|node| node.remove_endpoint(id))
+    }
+
+    /// The endpoints, by id.
+    #[must_use]
+    pub fn endpoints(&self) -> Vec<EndpointView> {
+        self.peek(|node| {
+            node.endpoints
+                .values()
+                .map(|endpoint| endpoint.view.clone())
+                .collect()
+        })
+    }
+
+    /// Adds a peer, or changes it to what the specification says now. Flows are judged again only
+    /// where something changed that they depend on.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`], [`Error::AddressInUse`], [`Error::Full`], or what the kernel refused.
+    pub fn upsert_peer(&self, spec: &PeerSpec) -> Result<PeerView, Error> {
+        spec.validate()?;
+        self.with(|node| node.upsert_peer(&self.config, spec))
+    }
+
+    /// Removes a peer with its pods and routes.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`], or all that could not be undone.
+    pub fn remove_peer(&self, name: &str) -> Result<(), Error> {
+        self.with(|node| node.remove_peer(&self.config, name))
+    }
+
+    /// The peers, by name.
+    #[must_use]
+    pub fn peers(&self) -> Vec<PeerView> {
+        self.peek(|node| node.peers.values().map(|peer| peer.view.clone()).collect())
+    }
+
+    /// All flows, each direction on its own, established ones first.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Map`].
+    pub fn flows(&self) -> Result<Vec<FlowView>, Error> {
+        self.with(|node| {
+            let now_s = flows::now_s();
+            let mut views = Vec::new();
+            for (table, name) in [
+                (&node.maps.flows, "established"),
+                (&node.maps.pending, "pending"),
+            ] {
+                for (key, flow) in flows::entries(table, name)? {
+                    views.push(FlowView::new(name, &key, &flow, now_s, |end| {
+                        node.name_of(end)
+                    }));
+                }
+            }
+            Ok(views)
+        })
+    }
+
+    /// Removes flows whose time is up. To be called every few seconds.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Map`].
+    pub fn sweep(&self) -> Result<SweepReport, Error> {
+        self.with(|node| flows::sweep(&mut node.maps, |flow: &Flow, now_s| flow.expires_s <= now_s))
+    }
+
+    /// All counters that are not zero.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Map`].
+    pub fn metrics(&self) -> Result<Vec<MetricView>, Error> {
+        self.with(|node| metrics::read(&node.maps))
+    }
+
+    /// The datapath at a glance.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Map`].
+    pub fn status(&self) -> Result<Status, Error> {
+        let config = &self.config;
+        self.with(|node| {
+            let count = |table, name| {
+                flows::entries(table, name)
+                    .map(|entries| u32::try_from(entries.len()).unwrap_or(u32::MAX))
+            };
+            Ok(Status {
+                kernel: node.kernel.release.clone(),
+                abi_version: abi::VERSION,
+                tunnel: config.tunnel.name().to_owned(),
+                tunnel_why: "as configured".to_owned(),
+                uplinks: node.uplinks.clone(),
+                gateways: config.gateways.clone(),
+                gateway_mac: naming::display_mac(node.gateway.mac),
+                pod_cidrs: config.pod_cidrs.clone(),
+                pod_mtu_bytes: uplink::mtu_bytes(node.mtu, true)?,
+                flows: TableUse {
+                    used: count(&node.maps.flows, "flows")?,
+                    max: config.max_flows,
+                },
+                pending: TableUse {
+                    used: count(&node.maps.pending, "pending")?,
+                    max: config.max_pending,
+                },
+                endpoints: node.endpoints.len(),
+                peers: node.peers.len(),
+                bpffs: config.bpffs.clone(),
+            })
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Node>> {
+        // What a panicking thread left is in the kernel; refusing to look would not mend it.
+        self.node.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn with<R>(&self, act: impl FnOnce(&mut Node) -> Result<R, Error>) -> Result<R, Error> {
+        let mut node = self.lock();
+        let closed = || Error::NotFound {
+            what: "datapath",
+            name: "closed".into(),
+        };
+        act(node.as_mut().ok_or_else(closed)?)
+    }
+
+    fn peek<R: Default>(&self, look: impl FnOnce(&Node) -> R) -> R {
+        self.lock().as_ref().map(look).unwrap_or_default()
+    }
+}
+
+impl Drop for Datapath {
+    fn drop(&mut self) {
+        let node = self.lock().take();
+        for error in node.map(|mut node| node.close()).unwrap_or_default() {
+            tracing::warn!(error = &error as &dyn std::error::Error, "left behind");
+        }
+    }
+}
+
+impl Node {
+    /// The name of one end of a flow.
+    fn name_of(&self, raw: u16) -> String {
+        let end = End::from_raw(raw);
+        let found = match (end.is_remote(), end.slot()) {
+            (false, 0) => return "host".into(),
+            (true, 0) => return "world".into(),
+            (false, slot) => self
+                .endpoints
+                .values()
+                .find(|e| u32::from(e.view.slot) == slot)
+                .map(|e| &e.view.id),
+            (true, index) => self
+                .peers
+                .values()
+                .find(|p| u32::from(p.view.index) == index)
+                .map(|p| &p.view.name),
+        };
+        found.cloned().unwrap_or_else(|| "gone".into())
+    }
+}
+
+/// Things by name, each with a number of its own.
+pub(crate) type ByName<T> = BTreeMap<String, T>;
+
+/// The lowest number from 1 on that is not in use.
+pub(crate) fn free_number(
+    used: impl Iterator<Item = u16> + Clone,
+    max: u32,
+    what: &'static str,
+) -> Result<u16, Error> {
+    (1..max)
+        .filter_map(|number| u16::try_from(number).ok())
+        .find(|number| used.clone().all(|other| other != *number))
+        .ok_or(Error::Full {
+            what,
+            max: max.saturating_sub(1),
+        })
+}
+
+/// The addresses of a list in a family.
+pub(crate) fn of_family(addresses: &[IpAddr], v4: bool) -> Option<IpAddr> {
+    addresses
+        .iter()
+        .copied()
+        .find(|address| address.is_ipv4() == v4)
+}

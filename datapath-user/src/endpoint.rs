@@ -1,0 +1,241 @@
+//! Local endpoints: the pods of this node.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use datapath_kern::abi::Mac;
+use datapath_kern::abi::endpoint::identity;
+use datapath_tunnel::netlink::{Netlink, Route, VethEnd};
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::config::Config;
+use crate::error::Error;
+use crate::naming;
+
+/// An endpoint to be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EndpointSpec {
+    /// What it is called: 1 to 63 letters, digits, `_`, `.` or `-`.
+    pub id: String,
+    /// Its network namespace, as a path.
+    pub netns: PathBuf,
+    /// Name of the interface that it gets there.
+    #[serde(default = "eth0")]
+    pub interface: String,
+    /// Its addresses: one per family at most, inside the node's pod prefixes.
+    #[serde(default)]
+    pub addresses: Vec<IpAddr>,
+    /// Its security identity: 3 (unmanaged), or 256 to 16777215.
+    #[serde(default = "unmanaged")]
+    pub identity: u32,
+}
+
+fn eth0() -> String {
+    "eth0".into()
+}
+
+const fn unmanaged() -> u32 {
+    identity::UNMANAGED
+}
+
+impl EndpointSpec {
+    /// Checks what can be checked without a kernel.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] for the first thing that cannot be used.
+    pub fn validate(&self, config: &Config) -> Result<(), Error> {
+        naming::check_id("endpoint id", &self.id)?;
+        naming::check_interface(&self.interface)?;
+        check_identity(self.identity)?;
+        let wrong = |value: String, rule| {
+            Err(Error::Invalid {
+                what: "address",
+                value,
+                rule,
+            })
+        };
+        if self.addresses.is_empty() {
+            return wrong(String::new(), "an endpoint needs at least one");
+        }
+        for v4 in [true, false] {
+            if self
+                .addresses
+                .iter()
+                .filter(|address| address.is_ipv4() == v4)
+                .count()
+                > 1
+            {
+                return wrong(format!("{:?}", self.addresses), "one per family at most");
+            }
+        }
+        for address in &self.addresses {
+            if !config.pod_cidrs.iter().any(|cidr| cidr.contains(address)) {
+                return wrong(
+                    address.to_string(),
+                    "must lie inside one of this node's pod_cidrs",
+                );
+            }
+            if config.gateways.contains(address) {
+                return wrong(address.to_string(), "is the gateway's");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Checks that an identity may be a pod's.
+///
+/// # Errors
+///
+/// [`Error::Invalid`].
+pub(crate) fn check_identity(number: u32) -> Result<(), Error> {
+    let allocated = (identity::FIRST_ALLOCATED..=identity::MAX).contains(&number);
+    if allocated || number == identity::UNMANAGED {
+        return Ok(());
+    }
+    let rule = "must be 3 (unmanaged) or from 256 to 16777215";
+    Err(Error::Invalid {
+        what: "identity",
+        value: number.to_string(),
+        rule,
+    })
+}
+
+/// An endpoint as it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointView {
+    /// What it is called.
+    pub id: String,
+    /// Its slot among this node's endpoints.
+    pub slot: u16,
+    /// Its network namespace.
+    pub netns: PathBuf,
+    /// Its interface there.
+    pub interface: String,
+    /// The host's side of that.
+    pub host_interface: String,
+    /// Index of the host's side.
+    pub host_index: u32,
+    /// Ethernet address of its interface.
+    pub mac: String,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Its security identity.
+    pub identity: u32,
+}
+
+/// An endpoint's veth pair.
+#[derive(Clone, Debug)]
+pub(crate) struct Wire {
+    pub(crate) host_interface: String,
+    pub(crate) host_index: u32,
+    pub(crate) mac: Mac,
+}
+
+/// Makes the pair, its host's side down: nothing flows before the datapath knows the endpoint.
+///
+/// # Errors
+///
+/// [`Error::Network`].
+pub(crate) fn wire(node: &Netlink, spec: &EndpointSpec, gateway_mac: Mac) -> Result<Wire, Error> {
+    let host_interface = naming::host_interface(&spec.id);
+    let mac = naming::mac("pod", &spec.id);
+    let near = VethEnd {
+        mac: Some(gateway_mac),
+        ..VethEnd::new(&host_interface)
+    };
+    let far = VethEnd {
+        mac: Some(mac),
+        netns: Some(&spec.netns),
+        ..VethEnd::new(&spec.interface)
+    };
+    let link = node.add_veth(near, far).map_err(Error::network(&spec.id))?;
+    let named = node
+        .set_alias(link.index, &spec.id)
+        .and_then(|()| node.set_no_addrgen(link.index));
+    if let Err(error) = named {
+        let undone = node.delete_link(link.index);
+        tracing::debug!(?undone, "took back an interface that could not be named");
+        return Err(Error::network(&spec.id)(error));
+    }
+    Ok(Wire {
+        host_interface,
+        host_index: link.index,
+        mac,
+    })
+}
+
+/// Configures the pod's side: addresses, the gateway as a permanent neighbour, and the default
+/// routes, which carry the MTU of the path while the interface keeps its own.
+///
+/// # Errors
+///
+/// [`Error::Network`].
+pub(crate) fn furnish(
+    spec: &EndpointSpec,
+    config: &Config,
+    gateway_mac: Mac,
+    mtu_bytes: impl Fn(bool) -> Result<u32, Error>,
+) -> Result<(), Error> {
+    let fail = || Error::network(format!("{} in {}", spec.interface, spec.netns.display()));
+    let pod = Netlink::open_in(&spec.netns).map_err(fail())?;
+    if let Some(lo) = pod.link("lo").map_err(fail())? {
+        pod.set_up(lo.index, true).map_err(fail())?;
+    }
+    let link = pod
+        .link(&spec.interface)
+        .map_err(fail())?
+        .ok_or_else(|| Error::NotFound {
+            what: "interface",
+            name: spec.interface.clone(),
+        })?;
+    pod.set_no_addrgen(link.index).map_err(fail())?;
+    pod.set_up(link.index, true).map_err(fail())?;
+    for &address in &spec.addresses {
+        pod.add_address(link.index, IpNet::from(address))
+            .map_err(fail())?;
+        let v4 = address.is_ipv4();
+        let Some(gateway) = config.gateway(v4) else {
+            continue;
+        };
+        pod.add_neighbour(link.index, gateway, gateway_mac)
+            .map_err(fail())?;
+        pod.add_route(&Route::to(IpNet::from(gateway)).dev(link.index))
+            .map_err(fail())?;
+        let default = Route::to(everywhere(v4))
+            .via(gateway)
+            .dev(link.index)
+            .source(address)
+            .mtu(mtu_bytes(v4)?);
+        pod.add_route(&default).map_err(fail())?;
+    }
+    Ok(())
+}
+
+fn everywhere(v4: bool) -> IpNet {
+    if v4 {
+        IpNet::V4(ipnet::Ipv4Net::default())
+    } else {
+        IpNet::V6(ipnet::Ipv6Net::default())
+    }
+}
+
+/// Whether a path can be a network namespace.
+///
+/// # Errors
+///
+/// [`Error::Invalid`] where it is not there.
+pub(crate) fn check_netns(path: &Path) -> Result<(), Error> {
+    if path.exists() {
+        return Ok(());
+    }
+    let rule = "no such network namespace: give a path as in /run/netns or /proc/PID/ns/net";
+    Err(Error::Invalid {
+        what: "netns",
+        value: path.display().to_string(),
+        rule,
+    })
+}

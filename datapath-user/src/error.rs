@@ -1,0 +1,224 @@
+//! What can go wrong: the operation, the object, and what to do.
+
+use std::io;
+use std::path::PathBuf;
+
+use datapath_tunnel::mtu::MtuError;
+use datapath_tunnel::netlink::NetlinkError;
+use ipnet::IpNet;
+
+/// Any failure of this library.
+///
+/// `Display` says what was being done to what; the reason is the `source`.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A setting that cannot be used.
+    #[error("setting {field} = {value}: {rule}")]
+    Setting {
+        /// The field of [`Config`](crate::Config).
+        field: &'static str,
+        /// What it says.
+        value: String,
+        /// What it must be.
+        rule: &'static str,
+    },
+    /// A name, address or identity that cannot be used.
+    #[error("{what} {value:?}: {rule}")]
+    Invalid {
+        /// What kind of thing.
+        what: &'static str,
+        /// What was given.
+        value: String,
+        /// What it must be.
+        rule: &'static str,
+    },
+    /// The process may not do this.
+    #[error("missing capability {missing}: run as root, or give the process {missing}")]
+    Capability {
+        /// The capabilities, comma separated.
+        missing: String,
+    },
+    /// The kernel cannot do this.
+    #[error("kernel {release}: {what}")]
+    Kernel {
+        /// Its version.
+        release: String,
+        /// What it lacks, and from which version on it is there.
+        what: &'static str,
+    },
+    /// The directory is another datapath's.
+    #[error(
+        "{} holds the pins of another datapath: stop its agent, or, if it is dead, unmount or \
+         empty the directory",
+        path.display()
+    )]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A file operation failed.
+    #[error("{doing} {}", path.display())]
+    File {
+        /// What was being done.
+        doing: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// The object could not be loaded.
+    #[error("load the eBPF object")]
+    Load(#[source] Box<aya::EbpfError>),
+    /// A program was refused by the kernel.
+    #[error("load program {program}\n{log}")]
+    Program {
+        /// Its name.
+        program: &'static str,
+        /// The end of the verifier's log.
+        log: String,
+        /// Why.
+        #[source]
+        source: Box<aya::programs::ProgramError>,
+    },
+    /// A program could not be attached.
+    #[error("attach {program} to {interface}")]
+    Attach {
+        /// Its name.
+        program: &'static str,
+        /// Where.
+        interface: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The object lacks something: it is not the one that belongs to this library.
+    #[error("the eBPF object has no {what}: it was not built from this version")]
+    Object {
+        /// What is missing.
+        what: String,
+    },
+    /// A map operation failed.
+    #[error("{doing} map {map}")]
+    Map {
+        /// What was being done.
+        doing: &'static str,
+        /// To which map.
+        map: &'static str,
+        /// Why it failed.
+        #[source]
+        source: Box<aya::maps::MapError>,
+    },
+    /// A change to interfaces, addresses or routes failed.
+    #[error("configure {object}")]
+    Network {
+        /// Which interface or namespace.
+        object: String,
+        /// What was being done, and why it failed.
+        #[source]
+        source: NetlinkError,
+    },
+    /// The uplink is too small for pods.
+    #[error("uplink {uplink}")]
+    Mtu {
+        /// Its name.
+        uplink: String,
+        /// Why.
+        #[source]
+        source: MtuError,
+    },
+    /// There is one by that name already.
+    #[error("{what} {name:?} exists already: remove it first")]
+    Exists {
+        /// What kind of thing.
+        what: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// There is none by that name.
+    #[error("no {what} {name:?}")]
+    NotFound {
+        /// What kind of thing.
+        what: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// An address belongs to someone else.
+    #[error("address {address} belongs to {owner} already")]
+    AddressInUse {
+        /// The address or prefix.
+        address: IpNet,
+        /// Who has it.
+        owner: String,
+    },
+    /// Everything of a kind is in use.
+    #[error("no room for another {what}: {max} is the limit")]
+    Full {
+        /// What kind of thing.
+        what: &'static str,
+        /// How many there may be.
+        max: u32,
+    },
+    /// Teardown went on to the end, and this is what it could not do.
+    #[error("teardown left {} things undone:{}", .0.len(), list(.0))]
+    Teardown(Vec<Self>),
+}
+
+impl Error {
+    /// One error of several: the only one as it is.
+    pub(crate) fn collect(mut errors: Vec<Self>) -> Result<(), Self> {
+        match errors.len() {
+            0 => Ok(()),
+            1 => errors.pop().map_or(Ok(()), Err),
+            _ => Err(Self::Teardown(errors)),
+        }
+    }
+
+    /// A failed file operation.
+    pub(crate) fn file(
+        doing: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::File {
+            doing,
+            path,
+            source,
+        }
+    }
+
+    /// A failed network change.
+    pub(crate) fn network(object: impl Into<String>) -> impl FnOnce(NetlinkError) -> Self {
+        let object = object.into();
+        move |source| Self::Network { object, source }
+    }
+
+    /// A failed map operation.
+    pub(crate) fn map(
+        doing: &'static str,
+        map: &'static str,
+    ) -> impl FnOnce(aya::maps::MapError) -> Self {
+        move |source| Self::Map {
+            doing,
+            map,
+            source: Box::new(source),
+        }
+    }
+}
+
+fn list(errors: &[Error]) -> String {
+    use std::error::Error as _;
+    let mut text = String::new();
+    for error in errors {
+        text.push_str("\n  ");
+        text.push_str(&error.to_string());
+        let mut source = error.source();
+        while let Some(reason) = source {
+            text.push_str(": ");
+            text.push_str(&reason.to_string());
+            source = reason.source();
+        }
+    }
+    text
+}

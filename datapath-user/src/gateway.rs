@@ -1,0 +1,141 @@
+//! The gateway pair: `dp_host`, this node's side, with the pods' gateway addresses; `dp_net`, where
+//! the datapath takes over what the node sends to pods.
+
+use std::fs;
+use std::net::IpAddr;
+
+use aya::programs::TcAttachType;
+use datapath_kern::abi::Mac;
+use datapath_tunnel::netlink::{Netlink, Route, VethEnd};
+use ipnet::IpNet;
+
+use crate::error::Error;
+use crate::naming;
+use crate::programs::Programs;
+
+/// This node's side.
+pub(crate) const HOST: &str = "dp_host";
+/// The far side.
+const NET: &str = "dp_net";
+
+/// The pair, up.
+#[derive(Debug)]
+pub(crate) struct Gateway {
+    pub(crate) index: u32,
+    pub(crate) mac: Mac,
+}
+
+/// Ethernet address of the gateway: also of the host's side of every pod's veth, so that what is
+/// sent to the gateway counts as sent to the interface it arrives on.
+pub(crate) fn mac(gateways: &[IpAddr]) -> Mac {
+    naming::mac(
+        "gateway",
+        &gateways
+            .first()
+            .map_or_else(String::new, ToString::to_string),
+    )
+}
+
+impl Gateway {
+    /// Makes the pair, without address resolution between its ends: everything that the node sends
+    /// there is taken by the datapath.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Network`], [`Error::File`] for a setting of the interface.
+    pub(crate) fn create(netlink: &Netlink, gateways: &[IpAddr]) -> Result<Self, Error> {
+        let mac = mac(gateways);
+        let end = |name| VethEnd {
+            mac: Some(mac),
+            ..VethEnd::new(name)
+        };
+        let host = netlink
+            .add_veth(end(HOST), end(NET))
+            .map_err(Error::network(HOST))?;
+        let gateway = Self {
+            index: host.index,
+            mac,
+        };
+        if let Err(error) = gateway.set_up(netlink, gateways) {
+            let undone = gateway.delete(netlink).err();
+            return Err(
+                Error::collect([Some(error), undone].into_iter().flatten().collect())
+                    .err()
+                    .unwrap_or(Error::NotFound {
+                        what: "interface",
+                        name: HOST.into(),
+                    }),
+            );
+        }
+        Ok(gateway)
+    }
+
+    fn set_up(&self, netlink: &Netlink, gateways: &[IpAddr]) -> Result<(), Error> {
+        let net = netlink
+            .link(NET)
+            .map_err(Error::network(NET))?
+            .ok_or(Error::NotFound {
+                what: "interface",
+                name: NET.into(),
+            })?;
+        for index in [self.index, net.index] {
+            netlink
+                .set_no_addrgen(index)
+                .map_err(Error::network(HOST))?;
+            netlink
+                .set_arp(index, false)
+                .map_err(Error::network(HOST))?;
+        }
+        // `bpf_fib_lookup` asks as if pods' packets had come in here, and answers only where
+        // forwarding is on. That it is on for this one interface changes nothing for others.
+        for key in [
+            "ipv4/conf/dp_host/forwarding",
+            "ipv6/conf/dp_host/forwarding",
+        ] {
+            let path = format!("/proc/sys/net/{key}");
+            if fs::exists(&path).unwrap_or(false) {
+                fs::write(&path, "1").map_err(Error::file("set", path))?;
+            }
+        }
+        for index in [net.index, self.index] {
+            netlink.set_up(index, true).map_err(Error::network(HOST))?;
+        }
+        for &gateway in gateways {
+            netlink
+                .add_address(self.index, IpNet::from(gateway))
+                .map_err(Error::network(HOST))?;
+        }
+        Ok(())
+    }
+
+    /// Attaches the programs of the pair.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Attach`].
+    pub(crate) fn attach(programs: &mut Programs) -> Result<(), Error> {
+        programs.attach("from_host", NET, TcAttachType::Ingress)?;
+        programs.attach("to_host", HOST, TcAttachType::Ingress)
+    }
+
+    /// The route of this node to pods, here or on a peer.
+    pub(crate) fn route(&self, pods: IpNet, source: Option<IpAddr>, mtu_bytes: u32) -> Route {
+        let route = Route::to(pods).dev(self.index).mtu(mtu_bytes);
+        match source {
+            Some(source) => route.source(source),
+            None => route,
+        }
+    }
+
+    /// Removes the pair, and with it its addresses and routes.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Network`].
+    pub(crate) fn delete(&self, netlink: &Netlink) -> Result<(), Error> {
+        netlink
+            .delete_link(self.index)
+            .map(drop)
+            .map_err(Error::network(HOST))
+    }
+}

@@ -1,0 +1,51 @@
+//! What a datapath says of itself.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::uplink::UplinkView;
+
+/// A datapath at a glance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The kernel, as `uname -r` says.
+    pub kernel: String,
+    /// Version of the layout shared with the kernel's side.
+    pub abi_version: u32,
+    /// How pods of other nodes are reached: `direct` or `native`.
+    pub tunnel: String,
+    /// Why that way.
+    pub tunnel_why: String,
+    /// The uplinks.
+    pub uplinks: Vec<UplinkView>,
+    /// The pods' gateway addresses.
+    pub gateways: Vec<IpAddr>,
+    /// The gateway's Ethernet address.
+    pub gateway_mac: String,
+    /// The prefixes of this node's pods.
+    pub pod_cidrs: Vec<IpNet>,
+    /// MTU of the pods' routes.
+    pub pod_mtu_bytes: u32,
+    /// Established flows.
+    pub flows: TableUse,
+    /// Flows not proven yet.
+    pub pending: TableUse,
+    /// Local endpoints.
+    pub endpoints: usize,
+    /// Peers.
+    pub peers: usize,
+    /// Where maps and links are pinned.
+    pub bpffs: PathBuf,
+}
+
+/// How full a table is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableUse {
+    /// Entries; two per connection.
+    pub used: u32,
+    /// Room for.
+    pub max: u32,
+}

@@ -1,0 +1,136 @@
+//! Uplinks: what leads off the node, and behind which addresses.
+
+use std::net::IpAddr;
+
+use datapath_kern::abi::addr::Addr;
+use datapath_kern::abi::tunnel::Uplink as Entry;
+use datapath_tunnel::mtu::{Family, PodMtu, pod_mtu};
+use datapath_tunnel::netlink::{Address, Netlink, Scope};
+use serde::{Deserialize, Serialize};
+
+use crate::config::{Config, Tunnel};
+use crate::error::Error;
+
+/// An uplink as it was found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UplinkView {
+    /// Its name.
+    pub name: String,
+    /// Its index.
+    pub index: u32,
+    /// Its MTU.
+    pub mtu_bytes: u32,
+    /// Its addresses, in the kernel's order, link-local ones left out.
+    pub addresses: Vec<IpAddr>,
+    /// The addresses that pods are masqueraded behind: in each family the first one of the
+    /// interface, which the kernel keeps in the order in which they were added. None where
+    /// masquerade is off.
+    pub masquerade: Vec<IpAddr>,
+}
+
+impl UplinkView {
+    /// The first address of a family.
+    pub(crate) fn address(&self, v4: bool) -> Option<IpAddr> {
+        self.addresses
+            .iter()
+            .copied()
+            .find(|address| address.is_ipv4() == v4)
+    }
+
+    /// What the datapath is told of it.
+    pub(crate) fn entry(&self) -> Entry {
+        let behind = |v4| {
+            let found = self
+                .masquerade
+                .iter()
+                .find(|address| address.is_ipv4() == v4);
+            found.map_or(Addr::NONE, |&address| address.into())
+        };
+        Entry {
+            masquerade_v4: behind(true),
+            masquerade_v6: behind(false),
+        }
+    }
+}
+
+/// Finds the uplinks that the configuration names.
+///
+/// # Errors
+///
+/// [`Error::NotFound`] for one that is not there.
+pub(crate) fn find(
+    netlink: &Netlink,
+    config: &Config,
+    addresses: &[Address],
+) -> Result<Vec<UplinkView>, Error> {
+    let mut found = Vec::new();
+    for name in &config.uplinks {
+        let link = netlink
+            .link(name)
+            .map_err(Error::network(name))?
+            .ok_or_else(|| Error::NotFound {
+                what: "uplink",
+                name: name.clone(),
+            })?;
+        let own: Vec<IpAddr> = addresses
+            .iter()
+            .filter(|address| address.index == link.index && address.scope == Scope::Universe)
+            .map(|address| address.net.addr())
+            .collect();
+        let mut uplink = UplinkView {
+            name: name.clone(),
+            index: link.index,
+            mtu_bytes: link.mtu_bytes,
+            addresses: own,
+            masquerade: Vec::new(),
+        };
+        if config.masquerade {
+            uplink.masquerade = [true, false]
+                .into_iter()
+                .filter_map(|v4| uplink.address(v4))
+                .collect();
+        }
+        found.push(uplink);
+    }
+    Ok(found)
+}
+
+/// The MTU of pods: the smallest uplink's, less what the tunnel adds in the larger of the
+/// families that the underlay has.
+///
+/// # Errors
+///
+/// [`Error::Mtu`] where nothing is left.
+pub(crate) fn mtu(uplinks: &[UplinkView], config: &Config) -> Result<PodMtu, Error> {
+    let smallest = uplinks.iter().min_by_key(|uplink| uplink.mtu_bytes);
+    let Some(uplink) = smallest else {
+        return Err(Error::NotFound {
+            what: "uplink",
+            name: String::new(),
+        });
+    };
+    let over_v6 = uplinks.iter().all(|uplink| uplink.address(true).is_none())
+        || config.underlay.iter().any(IpAddr::is_ipv6);
+    let mtu = match config.tunnel {
+        Tunnel::Native => PodMtu::new(uplink.mtu_bytes, 0),
+        Tunnel::Direct if over_v6 => pod_mtu(uplink.mtu_bytes, Family::V6, 0),
+        Tunnel::Direct => pod_mtu(uplink.mtu_bytes, Family::V4, 0),
+    };
+    mtu.map_err(|source| Error::Mtu {
+        uplink: uplink.name.clone(),
+        source,
+    })
+}
+
+/// The MTU for a prefix of pods.
+///
+/// # Errors
+///
+/// [`Error::Mtu`] where IPv6 cannot be carried.
+pub(crate) fn mtu_bytes(mtu: PodMtu, v4: bool) -> Result<u32, Error> {
+    let family = if v4 { Family::V4 } else { Family::V6 };
+    mtu.for_family(family).map_err(|source| Error::Mtu {
+        uplink: "of this node".into(),
+        source,
+    })
+}
