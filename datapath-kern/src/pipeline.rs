@@ -133,14 +133,21 @@ fn leave_node<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Outco
         kind::ENDPOINT => work.hdr.key.scope = scope::STACK,
         _ => return Ok(Verdict::PASS),
     }
+    let of_pod = work.hdr.key.scope == scope::STACK;
     work.arrival = Arrival::new(env, pkt, flags::ARRIVAL_HOST, Direction::Egress);
-    match flow::lookup(env, work) {
-        Hit::Current => {}
-        Hit::Stale => {
-            flow::remove_pair(env, &work.hdr.key, &work.flow);
-            leave_by_stack(env, work)?;
-        }
-        Hit::Miss => leave_by_stack(env, work)?,
+    let hit = flow::lookup(env, work);
+    if hit == Hit::Current {
+        return forward::in_place(pkt, work);
+    }
+    if hit == Hit::Stale {
+        flow::remove_pair(env, &work.hdr.key, &work.flow);
+    }
+    match leave_by_stack(env, work) {
+        Ok(()) => {}
+        // Without a port of its own it would get a pod's answers, or leave as a pod.
+        Err(reason) if of_pod || reason == DropReason::NatExhausted => return Err(reason),
+        // What begins no flow, an answer to an echo for one, is the host's business.
+        Err(_) => return Ok(Verdict::PASS),
     }
     forward::in_place(pkt, work)
 }
