@@ -17,7 +17,7 @@ pub(crate) fn run(workspace: &Workspace, keep: bool) -> Result<ExitCode> {
     if !is_root() {
         bail!(
             "the demo makes network namespaces and loads eBPF programs, which needs root: \
-             sudo --preserve-env=PATH,HOME cargo xtask demo"
+             sudo env \"PATH=$PATH\" \"HOME=$HOME\" cargo xtask demo"
         );
     }
     setup::ensure()?;

@@ -17,7 +17,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<ExitCode> {
         bail!("cargo-deny is not installed: cargo install cargo-deny --locked");
     }
     let checks = ["bans", "licenses", "sources"];
-    let mut command = workspace.cargo(&["deny", "check", "--config", ".cargo/deny.toml"]);
+    let mut command = workspace.cargo(&["deny", "--config", ".cargo/deny.toml", "check"]);
     let status = command.args(checks).status().context("start cargo deny")?;
     Ok(if status.success() {
         ExitCode::SUCCESS

@@ -97,6 +97,11 @@ impl Policy {
         Self(packages)
     }
 
+    /// Whether apt knows no version of anything, as before the first `apt-get update`.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.values().all(|versions| versions.candidate.is_none())
+    }
+
     /// The version of `package` that apt would install.
     pub(crate) fn candidate(&self, package: &str) -> Option<&str> {
         self.0.get(package)?.candidate.as_deref()

@@ -99,8 +99,10 @@ fn install(survey: Survey) -> Result<()> {
     let mut survey = survey;
     for part in Part::ALL {
         // The linker's part depends on the compiler that the part before installed.
-        let steps = plan::steps(part, &survey, &apt)
-            .with_context(|| format!("install by hand:\n{}", by_hand(&survey)))?;
+        let steps = match plan::steps(part, &survey, &apt) {
+            Ok(steps) => steps,
+            Err(err) => bail!("{err}. Install by hand:\n{}", by_hand(&survey)),
+        };
         if steps.iter().any(|step| step.needs_root) && !is_root() {
             bail!("{}", not_root(&survey, &apt));
         }

@@ -110,6 +110,11 @@ pub(crate) fn update() -> Step {
 ///
 /// If apt does not offer what is missing.
 pub(crate) fn steps(part: Part, survey: &Survey, apt: &Apt) -> Result<Vec<Step>> {
+    if apt.policy.is_empty() {
+        bail!(
+            "apt's package lists are empty, so no names can be derived: run apt-get update first"
+        );
+    }
     match part {
         Part::Compiler if survey.compiler.is_err() => compiler(apt),
         Part::Linker if !matches!(survey.linker, Some(Ok(_))) => linker(survey, apt),
@@ -290,9 +295,12 @@ iputils-ping:\n  Candidate: 3:20221126\nnftables:\n  Candidate: 1.0.6-2\n",
         apt.compiler = None;
         let err = steps(Part::Compiler, &Survey::of_nothing(), &apt).unwrap_err();
         assert!(err.to_string().contains("core library for BPF"), "{err}");
-        apt.policy = Policy::default();
+        apt.policy = Policy::parse("rustc:\n  Candidate: 1.63.0\n");
         let err = steps(Part::Tools, &Survey::of_nothing(), &apt).unwrap_err();
         assert!(err.to_string().contains("bpftool"), "{err}");
+        apt.policy = Policy::default();
+        let err = steps(Part::Compiler, &Survey::of_nothing(), &apt).unwrap_err();
+        assert!(err.to_string().contains("apt-get update"), "{err}");
     }
 
     #[test]
