@@ -147,7 +147,7 @@ outcomes! {
     /// How a packet went on, for the counters.
     Forward {
         /// Into a local pod.
-        ToEndpoint = FORWARDS as u8, "to-endpoint";
+        ToEndpoint = 96, "to-endpoint";
         /// Encapsulated, to a peer.
         ToOverlay = 97, "to-overlay";
         /// Out of an uplink as it is.

@@ -1,6 +1,6 @@
 //! One node's datapath.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -264,13 +264,14 @@ pub(crate) type ByName<T> = BTreeMap<String, T>;
 
 /// The lowest number from 1 on that is not in use.
 pub(crate) fn free_number(
-    used: impl Iterator<Item = u16> + Clone,
+    used: impl Iterator<Item = u16>,
     max: u32,
     what: &'static str,
 ) -> Result<u16, Error> {
+    let used: BTreeSet<u16> = used.collect();
     (1..max)
         .filter_map(|number| u16::try_from(number).ok())
-        .find(|number| used.clone().all(|other| other != *number))
+        .find(|number| !used.contains(number))
         .ok_or(Error::Full {
             what,
             max: max.saturating_sub(1),

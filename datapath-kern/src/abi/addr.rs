@@ -137,15 +137,7 @@ impl From<IpAddr> for Addr {
     fn from(ip: IpAddr) -> Self {
         match ip {
             IpAddr::V4(v4) => Self::from_v4_bytes(v4.octets()),
-            IpAddr::V6(v6) => {
-                let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = v6.octets();
-                Self::from_words([
-                    u32::from_ne_bytes([a, b, c, d]),
-                    u32::from_ne_bytes([e, f, g, h]),
-                    u32::from_ne_bytes([i, j, k, l]),
-                    u32::from_ne_bytes([m, n, o, p]),
-                ])
-            }
+            IpAddr::V6(v6) => Self::from_words(zerocopy::transmute!(v6.octets())),
         }
     }
 }

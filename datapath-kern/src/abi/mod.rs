@@ -12,7 +12,8 @@ pub mod ipcache;
 pub mod mark;
 pub mod metric;
 pub mod nexthop;
-mod pod;
+#[doc(hidden)]
+pub mod pod;
 pub mod tunnel;
 
 /// Version of everything in this module. Part of the load-time settings and of the pinned state.

@@ -1,5 +1,11 @@
 //! [`abi!`](crate::abi): what makes a struct fit to cross between kernel and user space.
 
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+/// Compiles only for types that any bytes are a value of, and that are nothing but bytes.
+#[doc(hidden)]
+pub const fn assert_plain<T: FromBytes + IntoBytes + Immutable + Copy + 'static>() {}
+
 /// Asserts the size and alignment of an ABI type and, with feature `user`, lets aya read and
 /// write maps of it.
 ///
@@ -11,19 +17,15 @@ macro_rules! abi {
         const _: () = {
             assert!(size_of::<$name>() == $size);
             assert!(align_of::<$name>() == $align);
-            const fn assert_plain<
-                T: zerocopy::FromBytes + zerocopy::IntoBytes + zerocopy::Immutable + Copy + 'static,
-            >() {
-            }
-            assert_plain::<$name>();
+            $crate::abi::pod::assert_plain::<$name>();
         };
-        // SAFETY: `assert_plain` above proves at compile time that the type is `Copy`, has no
-        // padding and no invalid bit pattern, and holds no reference.
         #[cfg(feature = "user")]
         #[allow(
             unsafe_code,
             reason = "the one trait that aya needs; proved by the line above"
         )]
+        // SAFETY: `assert_plain` above proves at compile time that the type is `Copy`, has no
+        // padding and no invalid bit pattern, and holds no reference.
         unsafe impl aya::Pod for $name {}
     };
 }

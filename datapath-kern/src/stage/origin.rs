@@ -162,8 +162,9 @@ fn peer<E: Env>(env: &E, hdr: &Headers, arrival: &Arrival) -> Result<Origin, Dro
 #[inline(always)]
 fn agreed(vni: u32) -> Result<u32, DropReason> {
     match vni {
-        identity::REMOTE_NODE | identity::UNMANAGED => Ok(vni),
-        identity::FIRST_ALLOCATED..=identity::MAX => Ok(vni),
+        identity::REMOTE_NODE | identity::UNMANAGED | identity::FIRST_ALLOCATED..=identity::MAX => {
+            Ok(vni)
+        }
         _ => Err(DropReason::InvalidIdentity),
     }
 }

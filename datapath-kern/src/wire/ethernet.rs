@@ -42,8 +42,12 @@ pub struct Macs {
 #[inline(always)]
 #[must_use]
 pub const fn same(left: &Mac, right: &Mac) -> bool {
-    let [a, b, c, d, e, f] = *left;
-    let [g, h, i, j, k, l] = *right;
-    u32::from_ne_bytes([a, b, c, d]) == u32::from_ne_bytes([g, h, i, j])
-        && u16::from_ne_bytes([e, f]) == u16::from_ne_bytes([k, l])
+    word(left) == word(right)
+}
+
+/// An Ethernet address as one word.
+#[inline(always)]
+const fn word(mac: &Mac) -> u64 {
+    let [a, b, c, d, e, f] = *mac;
+    u64::from_ne_bytes([a, b, c, d, e, f, 0, 0])
 }

@@ -1,0 +1,130 @@
+//! Frames by etherparse, which knows nothing of the code under test, and hooks run with their
+//! counters watched.
+
+#![allow(dead_code, reason = "every test binary uses its own part")]
+
+pub(crate) mod frame;
+pub(crate) mod tunnel;
+
+use datapath_kern::abi::flow::{Flow, FlowKey, scope};
+use datapath_kern::abi::metric::{Direction, FORWARDS};
+use datapath_kern::env::Table;
+use datapath_kern::host::{Buffer, Hook, Host, plan};
+use datapath_kern::packet::Family;
+use datapath_kern::verdict::{Action, DropReason, Forward, Verdict};
+
+use self::frame::{L4, Tuple};
+
+/// What became of a frame.
+#[derive(Clone, Debug)]
+pub(crate) struct Out {
+    pub(crate) verdict: Verdict,
+    pub(crate) reason: Option<DropReason>,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) mark: u32,
+    /// The one counter that moved: "egress to-overlay", or nothing.
+    pub(crate) counted: String,
+}
+
+/// Runs a frame through a hook.
+pub(crate) fn run(host: &Host, hook: Hook, interface: u32, bytes: &[u8]) -> Out {
+    run_marked(host, hook, interface, bytes, 0)
+}
+
+/// Runs a frame with a mark through a hook, and checks what holds for every frame: a drop has a
+/// reason and is counted once under it; nothing else is counted as a drop or more than once.
+pub(crate) fn run_marked(
+    host: &Host,
+    hook: Hook,
+    interface: u32,
+    bytes: &[u8],
+    mark: u32,
+) -> Out {
+    drop(host.take_counters());
+    let mut packet = Buffer { mark, ..Buffer::new(interface, bytes.to_vec()) };
+    let run = host.run(hook, &mut packet);
+    let counters = host.take_counters();
+    let dropped = run.verdict.action == Action::Drop;
+    assert_eq!(dropped, run.reason.is_some(), "{hook:?}: {run:?}");
+    assert!(counters.len() <= 1, "{hook:?}: several counters moved: {counters:?}");
+    let mut counted = String::new();
+    for (direction, outcome, by) in counters {
+        assert_eq!(by.packets, 1, "{hook:?}: counted more than once");
+        assert_eq!(outcome < FORWARDS, dropped, "{hook:?}: {run:?} counted under {outcome}");
+        let label = match run.reason {
+            Some(reason) => {
+                assert_eq!(outcome, reason.code());
+                assert_eq!(by.bytes, bytes.len() as u64);
+                reason.label()
+            }
+            None => Forward::from_code(outcome).unwrap().label(),
+        };
+        counted = format!("{} {label}", direction.name());
+    }
+    assert_eq!(dropped && counted.is_empty(), false, "{hook:?}: {run:?} was not counted");
+    let Buffer { bytes, mark, .. } = packet;
+    Out { verdict: run.verdict, reason: run.reason, bytes, mark, counted }
+}
+
+impl Out {
+    /// Asserts where the frame went and how it was counted.
+    #[track_caller]
+    pub(crate) fn went(&self, action: Action, interface: u32, counted: &str) -> &Self {
+        let found = (self.reason, self.verdict, self.counted.as_str());
+        assert_eq!(found, (None, Verdict::new(action, interface), counted));
+        self
+    }
+
+    /// Asserts why the frame was dropped.
+    #[track_caller]
+    pub(crate) fn dropped(&self, direction: Direction, reason: DropReason) {
+        assert_eq!(self.reason, Some(reason), "{:?} {}", self.verdict, self.counted);
+        assert_eq!(self.counted, format!("{} {}", direction.name(), reason.label()));
+    }
+}
+
+/// Node `number` of two, with four pods; the other one is its peer over `underlay`.
+pub(crate) fn node(number: u8, underlay: Family) -> Host {
+    let host = Host::node(number).unwrap();
+    for pod in 1..=4 {
+        host.add_pod(number, pod).unwrap();
+    }
+    host.add_peer(number, 3 - number, underlay, 4).unwrap();
+    host
+}
+
+/// A frame as a pod of a node sends it, through from_pod.
+pub(crate) fn from_pod(host: &Host, node: u8, pod: u8, tuple: &Tuple) -> Out {
+    let bytes = frame::of_pod(node, pod, tuple);
+    run(host, Hook::FromPod, plan::pod_interface(pod), &bytes)
+}
+
+/// A frame as the router forwards it to a node, through from_uplink.
+pub(crate) fn from_router(host: &Host, node: u8, tuple: &Tuple) -> Out {
+    let bytes = frame::build(plan::node_mac(plan::ROUTER), plan::node_mac(node), tuple, 60, b"hi");
+    run(host, Hook::FromUplink, plan::UPLINK, &bytes)
+}
+
+/// Key of a packet's flow.
+pub(crate) fn key(tuple: &Tuple) -> FlowKey {
+    let (protocol, source_port, destination_port) = match tuple.l4 {
+        L4::Tcp(from, to, _) => (6, from, to),
+        L4::Udp(from, to) => (17, from, to),
+        L4::EchoRequest(id) => (tuple.icmp(), id, 0),
+        L4::EchoReply(id) => (tuple.icmp(), 0, id),
+    };
+    FlowKey {
+        source: tuple.source.into(),
+        destination: tuple.destination.into(),
+        source_port: source_port.into(),
+        destination_port: destination_port.into(),
+        protocol,
+        scope: scope::PATH,
+        reserved: [0; 2],
+    }
+}
+
+/// The entry under a key, in whichever table.
+pub(crate) fn entry(host: &Host, key: &FlowKey) -> Option<Flow> {
+    host.flows.get(key).or_else(|| host.pending.get(key))
+}
