@@ -234,6 +234,12 @@ fn lies_are_noticed() {
         ),
         "{corrupt}"
     );
+    lying_tcp(host, 82, |data| data.push(0));
+    let long = probe::tcp_echo(client, at(to, 82), 1000, &patient()).unwrap_err();
+    assert!(
+        matches!(long.failure(), Some(Failure::Length { received: 1.., .. })),
+        "{long}"
+    );
     lying_tcp(host, 81, |data| data.truncate(600));
     let short = probe::tcp_echo(client, at(to, 81), 1000, &patient()).unwrap_err();
     assert!(

@@ -78,7 +78,7 @@ pub enum Failure {
         /// What came back.
         found: u8,
     },
-    /// A datagram came back longer or shorter than it went out.
+    /// A datagram came back longer or shorter than it went out, or more than that on a connection.
     #[error("{received} bytes came back for {expected}")]
     Length {
         /// What went out.

@@ -36,7 +36,8 @@ use crate::{
     netns::Namespace,
 };
 
-/// Connects, sends `bytes` bytes to an [`EchoServer`] while it sends them back, and checks each.
+/// Connects, sends `bytes` bytes to an [`EchoServer`] while it sends them back, checks each, and
+/// closes the connection in order.
 ///
 /// # Errors
 ///
@@ -49,12 +50,14 @@ pub fn tcp_echo(
 ) -> Result<Report> {
     let mut session = TcpSession::connect(from, to, options)?;
     let elapsed = session.echo(bytes)?;
-    Ok(Report {
+    let report = Report {
         rtt: session.handshake(),
         elapsed,
         bytes,
         seen_source: Some(session.seen_source()),
-    })
+    };
+    session.close()?;
+    Ok(report)
 }
 
 /// Sends one datagram of each size to an [`EchoServer`], each after the answer to the one before.

@@ -20,7 +20,7 @@ use crate::{
     netns::Namespace,
 };
 
-/// A connection to an [`EchoServer`](super::EchoServer), open until it is dropped.
+/// A connection to an [`EchoServer`](super::EchoServer), open until it is closed or dropped.
 #[derive(Debug)]
 pub struct TcpSession {
     leg: Leg,
@@ -94,6 +94,25 @@ impl TcpSession {
             received.and_then(|()| sent.map_err(|error| self.leg.stopped(error, bytes, bytes)))
         })?;
         Ok(start.elapsed())
+    }
+
+    /// Closes the connection in order, first this end and then the other, and makes sure that
+    /// nothing more has come. After that the same source port can be used again.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Probe`] when the other end does not close, or has sent too much.
+    pub fn close(mut self) -> Result<()> {
+        let closed = self.stream.shutdown(Shutdown::Write);
+        let surplus = closed.and_then(|()| self.stream.read(&mut [0; 1024]));
+        match surplus {
+            Ok(0) => Ok(()),
+            Ok(received) => Err(self.leg.fail(Failure::Length {
+                expected: 0,
+                received,
+            })),
+            Err(error) => Err(self.leg.stopped(error, 0, 0)),
+        }
     }
 
     /// Returns the address that the server saw the client under.
