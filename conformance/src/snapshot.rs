@@ -156,8 +156,9 @@ fn interfaces() -> Result<BTreeSet<(u32, String)>> {
 #[derive(Deserialize)]
 struct BpfObject {
     id: u32,
+    /// A word, or a number where the kernel has a type that bpftool does not know yet.
     #[serde(rename = "type")]
-    kind: Option<String>,
+    kind: Option<serde_json::Value>,
     name: Option<String>,
     prog_id: Option<u32>,
 }
@@ -165,7 +166,11 @@ struct BpfObject {
 impl BpfObject {
     fn description(&self) -> String {
         let program = self.prog_id.map(|id| format!("of program {id}"));
-        let words = [self.kind.clone(), self.name.clone(), program];
+        let kind = self.kind.as_ref().map(|kind| match kind {
+            serde_json::Value::String(word) => word.clone(),
+            number => format!("type {number}"),
+        });
+        let words = [kind, self.name.clone(), program];
         words.into_iter().flatten().collect::<Vec<_>>().join(" ")
     }
 }
@@ -254,6 +259,15 @@ mod tests {
             ]
         );
         assert!(before.diff(&before).is_empty());
+    }
+
+    #[test]
+    fn bpf_objects_are_described_whatever_bpftool_knows_of_them() {
+        let listing = r#"[{"id":7,"type":"sched_cls","name":"from_pod","tag":"00"},
+                          {"id":8,"type":11,"prog_id":7}]"#;
+        let objects: Vec<BpfObject> = serde_json::from_str(listing).unwrap();
+        let descriptions: Vec<_> = objects.iter().map(BpfObject::description).collect();
+        assert_eq!(descriptions, ["sched_cls from_pod", "type 11 of program 7"]);
     }
 
     #[test]
