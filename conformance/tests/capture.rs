@@ -68,7 +68,8 @@ fn tshark_reads_what_crossed() {
         &["frame.time_epoch", "frame.interface_name"],
     );
     assert_eq!(all.len() as u64, captured.frames);
-    let mut last = began.as_secs_f64();
+    // Frames of two processors may change places in the queue: only the span is certain.
+    let span = began.as_secs_f64() - 1e-6..=ended.as_secs_f64() + 1e-6;
     for line in &all {
         let (time, interface) = line.split_once('\t').unwrap();
         assert_eq!(interface, plan::UPLINK);
@@ -78,27 +79,16 @@ fn tshark_reads_what_crossed() {
             "nanoseconds in {time}"
         );
         let time: f64 = time.parse().unwrap();
-        assert!(
-            time + 1e-6 >= last && time <= ended.as_secs_f64() + 1e-6,
-            "{time}"
-        );
-        last = time;
+        assert!(span.contains(&time), "{time} in {span:?}");
     }
-    for (requests, replies) in [
-        ("icmp.type==8", "icmp.type==0"),
-        ("icmpv6.type==128", "icmpv6.type==129"),
+    // Ethernet, IP and ICMP headers around 200 bytes.
+    for (requests, replies, length) in [
+        ("icmp.type==8", "icmp.type==0", "242"),
+        ("icmpv6.type==128", "icmpv6.type==129", "262"),
     ] {
-        assert_eq!(
-            tshark(&file, requests, &["frame.len"]),
-            ["242"; 3].map(|len| {
-                if requests.starts_with("icmpv6") {
-                    "262".to_owned()
-                } else {
-                    len.to_owned()
-                }
-            })
-        );
-        assert_eq!(tshark(&file, replies, &["frame.len"]).len(), 3);
+        for which in [requests, replies] {
+            assert_eq!(tshark(&file, which, &["frame.len"]), [length; 3], "{which}");
+        }
     }
     // Direction: 1 is in, 2 is out.
     let directions = tshark(
@@ -172,5 +162,6 @@ fn captures_fail_by_name_and_can_be_thrown_away() {
     capture.discard().or_panic();
     assert!(!file.exists());
     drop(Capture::start(node, &[], &file, "").or_panic());
-    assert!(tshark(&file, "frame", &["frame.len"]).is_empty());
+    // A dropped one is complete; nobody has sent anything but the kernel's own multicast.
+    assert!(tshark(&file, "icmp || udp", &["frame.len"]).is_empty());
 }
