@@ -71,7 +71,10 @@ pub(crate) fn run(workspace: &Workspace, tiers: &[Tier], allow_skip: &[Tier]) ->
         }
     }
     let mut report = Report::default();
-    if let Some(verdict) = set_up() {
+    // Tiers that cannot run need no tools either.
+    if tiers.iter().any(|tier| tier.obstacle().is_none())
+        && let Some(verdict) = set_up()
+    {
         report.add("setup", verdict, 0.0);
     }
     for &tier in tiers {
