@@ -1,7 +1,5 @@
 //! What becomes of a packet: a [`Verdict`], and a [`DropReason`] where it goes no further.
 
-use crate::abi::metric::FORWARDS;
-
 /// Where a packet goes next.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,7 +162,7 @@ outcomes! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::abi::metric::OUTCOMES;
+    use crate::abi::metric::{FORWARDS, OUTCOMES};
     use std::collections::HashSet;
     use std::vec::Vec;
 
