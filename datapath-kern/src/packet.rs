@@ -99,7 +99,8 @@ pub trait Packet {
 pub struct ChecksumCovers {
     /// The difference is of addresses, which the pseudo header has.
     pub addresses: bool,
-    /// Zero in the field means that there is no checksum (UDP over IPv4, RFC 768).
+    /// Zero in the field means that there is no checksum, and is never the outcome of one (UDP,
+    /// RFC 768; over IPv6 tunnels only may go without, RFC 6935).
     pub optional: bool,
     /// The addresses are IPv6.
     pub v6: bool,

@@ -80,7 +80,7 @@ fn transport<P: Packet>(pkt: &mut P, hdr: &Headers, flow: &Flow) -> Result<(), D
         return Ok(());
     };
     let at = hdr.l4 + offset;
-    let optional = hdr.key.protocol == protocol::UDP && hdr.family == Family::V4;
+    let optional = hdr.key.protocol == protocol::UDP;
     let v6 = hdr.family == Family::V6;
     if flow.port_delta_matters() {
         let port: U16 = flow.nat_port;
