@@ -90,7 +90,9 @@ fn take<E: Env>(env: &E, work: &Work) -> Result<bool, DropReason> {
 pub fn masquerade<E: Env>(env: &E, work: &mut Work) -> Result<(), DropReason> {
     prepare(work)?;
     let own = work.hdr.key.source_port.get();
-    let keeps = may_have(env, work, u32::from(own)) && {
+    // The node's own connections have ports of their own choosing.
+    let of_node = work.hdr.key.source == work.route.masquerade;
+    let keeps = (of_node || may_have(env, work, u32::from(own))) && {
         set_port(work, own);
         // One look at a dead flow's port is enough: the sweeper sees to the others.
         reserve(env, work)?
@@ -134,13 +136,9 @@ fn prepare(work: &mut Work) -> Result<(), DropReason> {
     Ok(())
 }
 
-/// Whether a flow may be given `port`.
+/// Whether masquerade may hand out `port`.
 #[inline(always)]
 fn may_have<S: Settings>(settings: &S, work: &Work, port: u32) -> bool {
-    // The node's own connections have ports of their own choosing.
-    if work.hdr.key.source == work.route.masquerade {
-        return true;
-    }
     // Answers to the tunnel's port would be taken for tunnel packets.
     let reserved = work.hdr.key.protocol == protocol::UDP && port == settings.tunnel_port();
     settings.nat_port_min() <= port && port <= settings.nat_port_max() && !reserved
