@@ -39,6 +39,11 @@ impl Prefix {
         }
     }
 
+    /// Whether all it covers are IPv4 addresses.
+    pub(super) fn is_v4(&self) -> bool {
+        self.bits >= Addr::MAPPED_PREFIX_BITS && self.address >> 32 == 0xffff
+    }
+
     fn covers(&self, address: &Addr) -> bool {
         number(address) & mask(self.bits) == self.address
     }
@@ -56,7 +61,7 @@ fn number(address: &Addr) -> u128 {
     u128::from_be_bytes(zerocopy::transmute!(address.words()))
 }
 
-/// Values by prefix.
+/// Values by prefix. As in the kernel's trie, `::/0` covers the IPv4 addresses too.
 #[derive(Clone, Debug)]
 pub struct Prefixes<V>(Vec<(Prefix, V)>);
 

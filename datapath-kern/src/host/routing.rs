@@ -26,20 +26,25 @@ pub enum Way {
 /// Routes, neighbours, and the Ethernet addresses of interfaces.
 #[derive(Clone, Debug, Default)]
 pub struct Routing {
-    routes: Prefixes<Way>,
+    v4: Prefixes<Way>,
+    v6: Prefixes<Way>,
     neighbours: HashMap<Addr, Mac>,
     interfaces: HashMap<u32, Mac>,
 }
 
 impl Routing {
+    fn routes(&mut self, prefix: Prefix) -> &mut Prefixes<Way> {
+        if prefix.is_v4() { &mut self.v4 } else { &mut self.v6 }
+    }
+
     /// Enters a route.
     pub fn route(&mut self, prefix: Prefix, way: Way) {
-        self.routes.set(prefix, way);
+        self.routes(prefix).set(prefix, way);
     }
 
     /// Takes a route out.
     pub fn remove_route(&mut self, prefix: Prefix) {
-        self.routes.remove(prefix);
+        self.routes(prefix).remove(prefix);
     }
 
     /// Enters what is known of a neighbour: none is one that the kernel has yet to resolve.
@@ -61,7 +66,8 @@ impl Routing {
         hop.gateway = query.destination;
         hop.interface = ingress;
         hop.kind = kind::UNRESOLVED;
-        let (interface, gateway) = match self.routes.find(&query.destination) {
+        let routes = if query.destination.is_v4() { &self.v4 } else { &self.v6 };
+        let (interface, gateway) = match routes.find(&query.destination) {
             None => return Fib::Stack,
             Some(Way::Nowhere) => return Fib::Unreachable,
             Some(Way::Out { interface, gateway }) => (*interface, *gateway),
