@@ -33,7 +33,11 @@ pub(crate) enum L4 {
 
 impl Tuple {
     pub(crate) fn new(source: IpAddr, destination: IpAddr, l4: L4) -> Self {
-        Self { source, destination, l4 }
+        Self {
+            source,
+            destination,
+            l4,
+        }
     }
 
     /// The packet that answers this one; a TCP segment with `flags`.
@@ -44,7 +48,11 @@ impl Tuple {
             L4::EchoRequest(id) => L4::EchoReply(id),
             L4::EchoReply(id) => L4::EchoRequest(id),
         };
-        Self { source: self.destination, destination: self.source, l4 }
+        Self {
+            source: self.destination,
+            destination: self.source,
+            l4,
+        }
     }
 
     /// The same, a TCP segment with `flags`.
@@ -82,22 +90,34 @@ pub(crate) fn build(from: Mac, to: Mac, tuple: &Tuple, ttl: u8, payload: &[u8]) 
             tcp.syn = flags & SYN != 0;
             tcp.rst = flags & RST != 0;
             tcp.ack = flags & ACK != 0;
-            ip.tcp_header(tcp).write_to_vec(&mut bytes, payload).unwrap();
+            ip.tcp_header(tcp)
+                .write_to_vec(&mut bytes, payload)
+                .unwrap();
         }
         L4::Udp(source, destination) => {
-            ip.udp(source, destination).write_to_vec(&mut bytes, payload).unwrap();
+            ip.udp(source, destination)
+                .write_to_vec(&mut bytes, payload)
+                .unwrap();
         }
         L4::EchoRequest(id) if v4 => {
-            ip.icmpv4_echo_request(id, 1).write_to_vec(&mut bytes, payload).unwrap();
+            ip.icmpv4_echo_request(id, 1)
+                .write_to_vec(&mut bytes, payload)
+                .unwrap();
         }
         L4::EchoReply(id) if v4 => {
-            ip.icmpv4_echo_reply(id, 1).write_to_vec(&mut bytes, payload).unwrap();
+            ip.icmpv4_echo_reply(id, 1)
+                .write_to_vec(&mut bytes, payload)
+                .unwrap();
         }
         L4::EchoRequest(id) => {
-            ip.icmpv6_echo_request(id, 1).write_to_vec(&mut bytes, payload).unwrap();
+            ip.icmpv6_echo_request(id, 1)
+                .write_to_vec(&mut bytes, payload)
+                .unwrap();
         }
         L4::EchoReply(id) => {
-            ip.icmpv6_echo_reply(id, 1).write_to_vec(&mut bytes, payload).unwrap();
+            ip.icmpv6_echo_reply(id, 1)
+                .write_to_vec(&mut bytes, payload)
+                .unwrap();
         }
     }
     bytes
@@ -105,7 +125,13 @@ pub(crate) fn build(from: Mac, to: Mac, tuple: &Tuple, ttl: u8, payload: &[u8]) 
 
 /// A frame that a pod sends to its gateway.
 pub(crate) fn of_pod(node: u8, pod: u8, tuple: &Tuple) -> Vec<u8> {
-    build(plan::pod_mac(node, pod), plan::gateway_mac(node), tuple, 64, b"hi")
+    build(
+        plan::pod_mac(node, pod),
+        plan::gateway_mac(node),
+        tuple,
+        64,
+        b"hi",
+    )
 }
 
 /// A frame taken apart; every checksum in it was right.
@@ -131,25 +157,60 @@ pub(crate) fn parse(bytes: &[u8]) -> Parsed {
     let mut right = found.clone();
     let (source, destination, ttl, l3) = match packet.net.unwrap() {
         NetHeaders::Ipv4(ip, _) => {
-            assert_eq!(ip.header_checksum, ip.calc_header_checksum(), "IPv4 header checksum");
-            assert_eq!(usize::from(ip.total_len), bytes.len() - 14, "IPv4 total length");
+            assert_eq!(
+                ip.header_checksum,
+                ip.calc_header_checksum(),
+                "IPv4 header checksum"
+            );
+            assert_eq!(
+                usize::from(ip.total_len),
+                bytes.len() - 14,
+                "IPv4 total length"
+            );
             right.update_checksum_ipv4(&ip, payload).unwrap();
             let source = IpAddr::from(ip.source);
-            (source, ip.destination.into(), ip.time_to_live, ip.header_len())
+            (
+                source,
+                ip.destination.into(),
+                ip.time_to_live,
+                ip.header_len(),
+            )
         }
         NetHeaders::Ipv6(ip, _) => {
-            assert_eq!(usize::from(ip.payload_length), bytes.len() - 54, "IPv6 payload length");
+            assert_eq!(
+                usize::from(ip.payload_length),
+                bytes.len() - 54,
+                "IPv6 payload length"
+            );
             right.update_checksum_ipv6(&ip, payload).unwrap();
-            (ip.source.into(), IpAddr::from(ip.destination), ip.hop_limit, 40)
+            (
+                ip.source.into(),
+                IpAddr::from(ip.destination),
+                ip.hop_limit,
+                40,
+            )
         }
         other @ NetHeaders::Arp(_) => panic!("{other:?}"),
     };
     let none = matches!(&found, TransportHeader::Udp(udp) if udp.checksum == 0) && l3 == 20;
-    assert!(none || found == right, "transport checksum: {found:?}, not {right:?}");
+    assert!(
+        none || found == right,
+        "transport checksum: {found:?}, not {right:?}"
+    );
     let (l4, l4_len) = l4(bytes, 14 + l3, &found);
     assert_eq!(bytes.len(), 14 + l3 + l4_len + payload.len());
-    let tuple = Tuple { source, destination, l4 };
-    Parsed { from: link.source, to: link.destination, tuple, ttl, payload: payload.to_vec() }
+    let tuple = Tuple {
+        source,
+        destination,
+        l4,
+    };
+    Parsed {
+        from: link.source,
+        to: link.destination,
+        tuple,
+        ttl,
+        payload: payload.to_vec(),
+    }
 }
 
 fn l4(bytes: &[u8], at: usize, header: &TransportHeader) -> (L4, usize) {
@@ -159,7 +220,10 @@ fn l4(bytes: &[u8], at: usize, header: &TransportHeader) -> (L4, usize) {
             let bit = |on: bool, bit: u8| if on { bit } else { 0 };
             let flags =
                 bit(tcp.fin, FIN) | bit(tcp.syn, SYN) | bit(tcp.rst, RST) | bit(tcp.ack, ACK);
-            (L4::Tcp(tcp.source_port, tcp.destination_port, flags), tcp.header_len())
+            (
+                L4::Tcp(tcp.source_port, tcp.destination_port, flags),
+                tcp.header_len(),
+            )
         }
         TransportHeader::Udp(udp) => (L4::Udp(udp.source_port, udp.destination_port), 8),
         TransportHeader::Icmpv4(_) if bytes[at] == 8 => (L4::EchoRequest(id), 8),

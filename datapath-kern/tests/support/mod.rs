@@ -33,24 +33,28 @@ pub(crate) fn run(host: &Host, hook: Hook, interface: u32, bytes: &[u8]) -> Out 
 
 /// Runs a frame with a mark through a hook, and checks what holds for every frame: a drop has a
 /// reason and is counted once under it; nothing else is counted as a drop or more than once.
-pub(crate) fn run_marked(
-    host: &Host,
-    hook: Hook,
-    interface: u32,
-    bytes: &[u8],
-    mark: u32,
-) -> Out {
+pub(crate) fn run_marked(host: &Host, hook: Hook, interface: u32, bytes: &[u8], mark: u32) -> Out {
     drop(host.take_counters());
-    let mut packet = Buffer { mark, ..Buffer::new(interface, bytes.to_vec()) };
+    let mut packet = Buffer {
+        mark,
+        ..Buffer::new(interface, bytes.to_vec())
+    };
     let run = host.run(hook, &mut packet);
     let counters = host.take_counters();
     let dropped = run.verdict.action == Action::Drop;
     assert_eq!(dropped, run.reason.is_some(), "{hook:?}: {run:?}");
-    assert!(counters.len() <= 1, "{hook:?}: several counters moved: {counters:?}");
+    assert!(
+        counters.len() <= 1,
+        "{hook:?}: several counters moved: {counters:?}"
+    );
     let mut counted = String::new();
     for (direction, outcome, by) in counters {
         assert_eq!(by.packets, 1, "{hook:?}: counted more than once");
-        assert_eq!(outcome < FORWARDS, dropped, "{hook:?}: {run:?} counted under {outcome}");
+        assert_eq!(
+            outcome < FORWARDS,
+            dropped,
+            "{hook:?}: {run:?} counted under {outcome}"
+        );
         let label = match run.reason {
             Some(reason) => {
                 assert_eq!(outcome, reason.code());
@@ -61,9 +65,19 @@ pub(crate) fn run_marked(
         };
         counted = format!("{} {label}", direction.name());
     }
-    assert_eq!(dropped && counted.is_empty(), false, "{hook:?}: {run:?} was not counted");
+    assert_eq!(
+        dropped && counted.is_empty(),
+        false,
+        "{hook:?}: {run:?} was not counted"
+    );
     let Buffer { bytes, mark, .. } = packet;
-    Out { verdict: run.verdict, reason: run.reason, bytes, mark, counted }
+    Out {
+        verdict: run.verdict,
+        reason: run.reason,
+        bytes,
+        mark,
+        counted,
+    }
 }
 
 impl Out {
@@ -78,8 +92,17 @@ impl Out {
     /// Asserts why the frame was dropped.
     #[track_caller]
     pub(crate) fn dropped(&self, direction: Direction, reason: DropReason) {
-        assert_eq!(self.reason, Some(reason), "{:?} {}", self.verdict, self.counted);
-        assert_eq!(self.counted, format!("{} {}", direction.name(), reason.label()));
+        assert_eq!(
+            self.reason,
+            Some(reason),
+            "{:?} {}",
+            self.verdict,
+            self.counted
+        );
+        assert_eq!(
+            self.counted,
+            format!("{} {}", direction.name(), reason.label())
+        );
     }
 }
 
@@ -101,7 +124,13 @@ pub(crate) fn from_pod(host: &Host, node: u8, pod: u8, tuple: &Tuple) -> Out {
 
 /// A frame as the router forwards it to a node, through from_uplink.
 pub(crate) fn from_router(host: &Host, node: u8, tuple: &Tuple) -> Out {
-    let bytes = frame::build(plan::node_mac(plan::ROUTER), plan::node_mac(node), tuple, 60, b"hi");
+    let bytes = frame::build(
+        plan::node_mac(plan::ROUTER),
+        plan::node_mac(node),
+        tuple,
+        60,
+        b"hi",
+    );
     run(host, Hook::FromUplink, plan::UPLINK, &bytes)
 }
 

@@ -39,7 +39,9 @@ pub(crate) fn parse(bytes: &[u8]) -> Tunnelled {
         }
         other @ NetHeaders::Arp(_) => panic!("{other:?}"),
     };
-    let Some(TransportHeader::Udp(udp)) = packet.transport else { panic!("not UDP") };
+    let Some(TransportHeader::Udp(udp)) = packet.transport else {
+        panic!("not UDP")
+    };
     assert_eq!((udp.destination_port, udp.checksum), (6081, 0));
     let payload = packet.payload.slice();
     assert_eq!(usize::from(udp.length), 8 + payload.len());
@@ -103,5 +105,11 @@ impl Wrap {
 
 /// An inner frame of a peer's pod for a node.
 pub(crate) fn inner(node: u8, tuple: &Tuple) -> Vec<u8> {
-    frame::build(plan::gateway_mac(3 - node), plan::gateway_mac(node), tuple, 63, b"hi")
+    frame::build(
+        plan::gateway_mac(3 - node),
+        plan::gateway_mac(node),
+        tuple,
+        63,
+        b"hi",
+    )
 }
