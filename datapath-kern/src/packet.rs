@@ -33,6 +33,13 @@ pub trait Packet {
     /// Interface the hook belongs to.
     fn interface(&self) -> u32;
 
+    /// Whether it came with a VLAN tag, which the kernel takes off before any hook and keeps beside
+    /// the frame (`skb_vlan_untag` in `__netif_receive_skb_core`, net/core/dev.c): the bytes do not
+    /// show it, and whatever is sent on takes it along.
+    fn is_tagged(&self) -> bool {
+        false
+    }
+
     /// The packet mark.
     fn mark(&self) -> u32;
 

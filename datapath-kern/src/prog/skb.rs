@@ -134,6 +134,12 @@ impl Packet for Skb {
     }
 
     #[inline(always)]
+    fn is_tagged(&self) -> bool {
+        // SAFETY: a field of the context.
+        unsafe { (*self.ctx).vlan_present != 0 }
+    }
+
+    #[inline(always)]
     fn mark(&self) -> u32 {
         // SAFETY: a field of the context.
         unsafe { (*self.ctx).mark }

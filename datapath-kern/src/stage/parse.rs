@@ -13,7 +13,7 @@ use crate::wire::transport::{Icmp, Tcp, Udp, icmp, icmpv6};
 /// IPv6 extension headers that are walked before a packet is given up on.
 const MAX_EXTENSIONS: usize = 6;
 
-/// Parses the frame.
+/// Parses the frame. One of a VLAN belongs to the VLAN's own interface, and is none of ours here.
 ///
 /// # Errors
 ///
@@ -21,6 +21,9 @@ const MAX_EXTENSIONS: usize = 6;
 /// [`DropReason::Fragment`], [`DropReason::UnknownL4`] for ICMP of the other family.
 #[inline(always)]
 pub fn frame<P: Packet>(pkt: &P, hdr: &mut Headers) -> Result<Frame, DropReason> {
+    if pkt.is_tagged() {
+        return Ok(Frame::Other);
+    }
     at(pkt, 0, hdr)
 }
 
