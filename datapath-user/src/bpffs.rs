@@ -16,9 +16,9 @@ pub(crate) struct Pins {
     root: PathBuf,
     mounted: bool,
     created: bool,
-    lock_path: PathBuf,
-    /// Held while we live: one owner at a time.
-    lock: Option<Flock<File>>,
+    /// Held while we live: one owner at a time. On the directory, and on what was mounted over it:
+    /// a file beside it could not be made where it lies on a bpffs itself.
+    locks: Vec<Flock<File>>,
 }
 
 impl Pins {
@@ -28,32 +28,26 @@ impl Pins {
     ///
     /// [`Error::InUse`] where someone holds it or left pins in it; what the kernel refuses.
     pub(crate) fn take(root: &Path) -> Result<Self, Error> {
-        let in_use = || Error::InUse {
-            path: root.to_path_buf(),
-        };
         let created = !root.exists();
         if created {
             make(root)?;
         }
-        let lock_path = root.with_extension("lock");
-        let file = File::create(&lock_path).map_err(Error::file("create", &lock_path))?;
-        let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| in_use())?;
         let mut pins = Self {
             root: root.to_path_buf(),
             mounted: false,
             created,
-            lock_path,
-            lock: Some(lock),
+            locks: vec![lock(root)?],
         };
         if !on_bpffs(root)? {
             let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
             mount(Some("bpf"), root, Some("bpf"), flags, Some("mode=0700"))
                 .map_err(|errno| Error::file("mount bpffs on", root)(errno.into()))?;
             pins.mounted = true;
+            pins.locks.push(lock(root)?);
         }
         for directory in [pins.maps(), pins.links()] {
             if directory.exists() {
-                return Err(in_use());
+                return Err(in_use(root));
             }
             make(&directory)?;
         }
@@ -76,7 +70,9 @@ impl Pins {
         for directory in [self.links(), self.maps()] {
             errors.extend(remove(&directory).err());
         }
+        // While a directory is open its file system stays: the mount's lock goes first.
         if self.mounted {
+            self.locks.truncate(1);
             match umount2(&self.root, MntFlags::MNT_DETACH) {
                 Ok(()) => self.mounted = false,
                 Err(errno) => errors.push(Error::file("unmount", &self.root)(errno.into())),
@@ -89,15 +85,20 @@ impl Pins {
                     .err(),
             );
         }
-        // The file goes before the lock on it does: nobody can take a lock on a file that is gone.
-        errors.extend(
-            fs::remove_file(&self.lock_path)
-                .map_err(Error::file("remove", &self.lock_path))
-                .err(),
-        );
-        self.lock = None;
+        self.locks.clear();
         errors
     }
+}
+
+fn in_use(root: &Path) -> Error {
+    Error::InUse {
+        path: root.to_path_buf(),
+    }
+}
+
+fn lock(root: &Path) -> Result<Flock<File>, Error> {
+    let directory = File::open(root).map_err(Error::file("open", root))?;
+    Flock::lock(directory, FlockArg::LockExclusiveNonblock).map_err(|_| in_use(root))
 }
 
 /// Removes a directory of pins.

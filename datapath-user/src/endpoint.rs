@@ -203,13 +203,15 @@ pub(crate) fn furnish(
         };
         pod.add_neighbour(link.index, gateway, gateway_mac)
             .map_err(fail())?;
-        pod.add_route(&Route::to(IpNet::from(gateway)).dev(link.index))
-            .map_err(fail())?;
+        // To the gateway too: the node's answers would not fit on the way back otherwise.
+        let mtu_bytes = mtu_bytes(v4)?;
+        let on_link = Route::to(IpNet::from(gateway)).dev(link.index);
+        pod.add_route(&on_link.mtu(mtu_bytes)).map_err(fail())?;
         let default = Route::to(everywhere(v4))
             .via(gateway)
             .dev(link.index)
             .source(address)
-            .mtu(mtu_bytes(v4)?);
+            .mtu(mtu_bytes);
         pod.add_route(&default).map_err(fail())?;
     }
     Ok(())
