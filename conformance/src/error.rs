@@ -146,6 +146,15 @@ pub enum Error {
         #[source]
         failure: Box<Failure>,
     },
+    /// The datapath of a node failed, or did not answer.
+    #[error("datapath of {node}")]
+    View {
+        /// The node.
+        node: String,
+        /// What it says.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// A capture file could not be written.
     #[error("write the capture {}", path.display())]
     CaptureFile {

@@ -35,6 +35,7 @@ pub mod family;
 pub mod frame;
 pub mod netns;
 pub mod offload;
+pub mod paths;
 pub mod probe;
 mod program;
 pub mod report;

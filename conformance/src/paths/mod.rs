@@ -1,0 +1,82 @@
+//! Every path through a datapath, on real traffic: who reaches whom and as whom, and what must
+//! not get through.
+//!
+//! [`run`] takes a [`Site`], which borrows the namespaces of a running lab, and a [`NodeView`],
+//! which tells what each node's datapath has counted. [`InProcess`] brings up datapaths in this
+//! process to run it on.
+
+mod check;
+mod flows;
+mod frames;
+mod gateway;
+mod in_process;
+mod reach;
+mod refusal;
+mod site;
+
+use std::time::Duration;
+
+use self::{
+    check::{Complaint, Found, Journal, Subject},
+    site::Cast,
+};
+pub use self::{
+    in_process::{InProcess, pod_address, pod_identity},
+    site::{Addresses, Host, NodeView, Site, SiteNode, SitePod},
+};
+use crate::{
+    error::{Error, Result},
+    probe::EchoServer,
+    report::{Check, Report},
+};
+
+/// The port of the servers, TCP and UDP.
+const PORT: u16 = 7007;
+/// How long an answer may take. What comes, comes in milliseconds.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Runs every check on a lab, and tells each as soon as its result is there.
+///
+/// The lab needs two pods on one node and one pod on another. A check that cannot be prepared,
+/// the first one included, is one that failed.
+pub fn run(site: &Site<'_>, view: &dyn NodeView, mut on_check: impl FnMut(&Check)) -> Report {
+    let mut journal = Journal::new(&mut on_check);
+    let prepared = Cast::of(site).and_then(|cast| {
+        let servers = serve(&cast)?;
+        Ok((cast, servers, refusal::drops(site, view)?))
+    });
+    let (cast, servers, before) = match prepared {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            let subject = Subject::new("paths", "prepare the lab");
+            journal.add(subject.check(|| Err(error.into())));
+            return journal.finish();
+        }
+    };
+    gateway::checks(&cast, |check| journal.add(check));
+    reach::checks(&cast, |checks| journal.extend(checks));
+    reach::bulk(&cast, |check| journal.add(check));
+    flows::checks(&cast, view, |check| journal.add(check));
+    let lossless = Subject::new("paths", "nothing of all this was dropped");
+    journal.add(lossless.check(|| {
+        let moved = refusal::movements(site, view, &before, None)?;
+        if moved.is_empty() {
+            let detail = format!("no drop counter moved on {} nodes", site.nodes.len());
+            return Ok(Found { detail, actions: 1 });
+        }
+        Err(Complaint::new(moved.join(", ")))
+    }));
+    drop(servers);
+    refusal::checks(&cast, view, |check| journal.add(check));
+    journal.finish()
+}
+
+/// Starts servers on everyone who is called.
+fn serve(cast: &Cast<'_, '_>) -> Result<Vec<EchoServer>> {
+    let pods = [cast.pod, cast.neighbour, cast.remote].map(|pod| &pod.host);
+    let others = [&cast.node.host, &cast.other_node.host, &cast.site.outside];
+    let hosts = pods.into_iter().chain(others);
+    hosts
+        .map(|host| EchoServer::start(host.namespace, &[PORT], &[PORT]))
+        .collect::<Result<_, Error>>()
+}
