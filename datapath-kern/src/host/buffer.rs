@@ -1,5 +1,6 @@
 //! [`Packet`] over bytes, changed as the kernel's helpers change an skb.
 
+use core::cell::Cell;
 use core::ops::Range;
 use std::vec::Vec;
 
@@ -27,6 +28,9 @@ pub struct Buffer {
     /// Whether the transport checksum is left to the hardware, `CHECKSUM_PARTIAL`: the field holds
     /// the folded sum of the pseudo header, not inverted.
     pub partial: bool,
+    /// Whether something was asked for beyond [`MAX_OFFSET`]. Refused here, it would be found at
+    /// another place in the kernel, which masks offsets: the packet path must never ask.
+    pub strayed: Cell<bool>,
 }
 
 impl Buffer {
@@ -38,7 +42,18 @@ impl Buffer {
             interface,
             mark: 0,
             partial: false,
+            strayed: Cell::new(false),
         }
+    }
+
+    /// Bytes that a `T` at `offset` takes.
+    fn range<T>(&self, offset: u16) -> Result<Range<usize>, DropReason> {
+        if offset > MAX_OFFSET {
+            self.strayed.set(true);
+            return Err(DropReason::InvalidPacket);
+        }
+        let start = usize::from(offset);
+        Ok(start..start + size_of::<T>())
     }
 
     /// `bpf_skb_adjust_room` in MAC mode: what is wrong, if it would refuse.
@@ -78,15 +93,6 @@ impl Buffer {
     }
 }
 
-/// Bytes that a `T` at `offset` takes.
-fn range<T>(offset: u16) -> Result<Range<usize>, DropReason> {
-    if offset > MAX_OFFSET {
-        return Err(DropReason::InvalidPacket);
-    }
-    let start = usize::from(offset);
-    Ok(start..start + size_of::<T>())
-}
-
 impl Packet for Buffer {
     fn len(&self) -> u32 {
         u32::try_from(self.bytes.len()).unwrap_or(u32::MAX)
@@ -107,7 +113,7 @@ impl Packet for Buffer {
     fn read<T: FromBytes + Immutable + Copy>(&self, offset: u16) -> Result<T, DropReason> {
         let bytes = self
             .bytes
-            .get(range::<T>(offset)?)
+            .get(self.range::<T>(offset)?)
             .ok_or(DropReason::InvalidPacket)?;
         T::read_from_bytes(bytes).map_err(|_| DropReason::InvalidPacket)
     }
@@ -117,10 +123,8 @@ impl Packet for Buffer {
         offset: u16,
         value: &T,
     ) -> Result<(), DropReason> {
-        let bytes = self
-            .bytes
-            .get_mut(range::<T>(offset)?)
-            .ok_or(DropReason::InvalidPacket)?;
+        let range = self.range::<T>(offset)?;
+        let bytes = self.bytes.get_mut(range).ok_or(DropReason::InvalidPacket)?;
         value.write_to(bytes).map_err(|_| DropReason::InvalidPacket)
     }
 
@@ -228,6 +232,7 @@ mod tests {
     fn offsets_have_an_end() {
         let mut packet = Buffer::new(1, std::vec![0; 1024]);
         assert_eq!(packet.read::<u32>(MAX_OFFSET), Ok(0));
+        assert!(!packet.strayed.get());
         assert_eq!(
             packet.read::<u32>(MAX_OFFSET + 1),
             Err(DropReason::InvalidPacket)
@@ -236,6 +241,7 @@ mod tests {
             packet.write(MAX_OFFSET + 1, &0_u32),
             Err(DropReason::InvalidPacket)
         );
+        assert!(packet.strayed.get());
         let odd = packet.fix_checksum(17, 1, PORTS);
         assert_eq!(odd, Err(DropReason::RewriteFailed));
     }

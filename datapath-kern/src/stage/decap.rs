@@ -4,7 +4,7 @@ use datapath_tunnel::geneve;
 use zerocopy::network_endian::U16;
 
 use crate::abi::flow::flags;
-use crate::packet::{ETHERNET_LEN, Family, Frame, Headers, Kind, Packet};
+use crate::packet::{ETHERNET_LEN, Family, Frame, Headers, Kind, MAX_L4_OFFSET, Packet};
 use crate::stage::parse;
 use crate::verdict::DropReason;
 use crate::wire::ethernet;
@@ -91,10 +91,15 @@ fn header<P: Packet>(pkt: &P, outer: &Headers) -> Result<(u32, u16), DropReason>
     }
     #[allow(clippy::cast_possible_truncation, reason = "at most MAX_OPTIONS_LEN")]
     let options_len = header.options_len() as u16;
+    let start = at + 8 + options_len;
+    // No frame is read that far; in the kernel the offsets would wrap around.
+    if start > MAX_L4_OFFSET {
+        return Err(DropReason::TunnelMalformed);
+    }
     if options_len != 0 {
         options(pkt, at + 8, options_len)?;
     }
-    Ok((header.vni().get(), at + 8 + options_len))
+    Ok((header.vni().get(), start))
 }
 
 /// Walks the options: none of them is known, so none may be critical.
