@@ -4,7 +4,11 @@ use std::net::IpAddr;
 
 use datapath_kern::abi::Mac;
 use datapath_kern::host::plan;
-use etherparse::{NetHeaders, PacketBuilder, PacketHeaders, TcpHeader, TransportHeader};
+use datapath_kern::packet::Family;
+use etherparse::{
+    ArpHardwareId, ArpOperation, ArpPacket, EtherType, NetHeaders, PacketBuilder, PacketHeaders,
+    TcpHeader, TransportHeader,
+};
 
 pub(crate) const FIN: u8 = 1;
 pub(crate) const SYN: u8 = 2;
@@ -231,5 +235,72 @@ fn l4(bytes: &[u8], at: usize, header: &TransportHeader) -> (L4, usize) {
         TransportHeader::Icmpv6(_) if bytes[at] == 128 => (L4::EchoRequest(id), 8),
         TransportHeader::Icmpv6(_) if bytes[at] == 129 => (L4::EchoReply(id), 8),
         other => panic!("{other:?}"),
+    }
+}
+
+/// A pod's ARP request.
+pub(crate) fn arp_request(node: u8, pod: u8, target: IpAddr) -> Vec<u8> {
+    let mac = plan::pod_mac(node, pod);
+    arp(mac, 1, mac, plan::pod(node, pod, Family::V4), target)
+}
+
+/// An ARP packet.
+pub(crate) fn arp(from: Mac, operation: u16, mac: Mac, sender: IpAddr, target: IpAddr) -> Vec<u8> {
+    let (IpAddr::V4(sender), IpAddr::V4(target)) = (sender, target) else {
+        panic!("ARP is for IPv4")
+    };
+    let packet = ArpPacket::new(
+        ArpHardwareId::ETHERNET,
+        EtherType::IPV4,
+        ArpOperation(operation),
+        &mac,
+        &sender.octets(),
+        &[0; 6],
+        &target.octets(),
+    );
+    let mut bytes = Vec::new();
+    let link = PacketBuilder::ethernet2(from, [0xff; 6]);
+    link.arp(packet.unwrap()).write_to_vec(&mut bytes).unwrap();
+    bytes
+}
+
+/// A pod's neighbour solicitation, with its Ethernet address.
+pub(crate) fn solicitation(node: u8, pod: u8, target: IpAddr) -> Vec<u8> {
+    let mac = plan::pod_mac(node, pod);
+    let mut body = octets(target).to_vec();
+    body.extend([1, 1]);
+    body.extend(mac);
+    icmpv6(
+        mac,
+        plan::pod(node, pod, Family::V6),
+        target,
+        255,
+        135,
+        &body,
+    )
+}
+
+/// An ICMPv6 message of `kind`, four zero bytes behind its checksum.
+pub(crate) fn icmpv6(
+    from: Mac,
+    source: IpAddr,
+    destination: IpAddr,
+    hop_limit: u8,
+    kind: u8,
+    body: &[u8],
+) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    PacketBuilder::ethernet2(from, [0x33, 0x33, 0xff, 0, 0, 1])
+        .ipv6(octets(source), octets(destination), hop_limit)
+        .icmpv6_raw(kind, 0, [0; 4])
+        .write_to_vec(&mut bytes, body)
+        .unwrap();
+    bytes
+}
+
+fn octets(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V6(v6) => v6.octets(),
+        IpAddr::V4(v4) => panic!("{v4} is no IPv6 address"),
     }
 }

@@ -6,6 +6,7 @@
 pub(crate) mod frame;
 pub(crate) mod tunnel;
 
+use datapath_kern::abi::addr::Addr;
 use datapath_kern::abi::flow::{Flow, FlowKey, scope};
 use datapath_kern::abi::metric::{Direction, FORWARDS};
 use datapath_kern::env::Table;
@@ -22,6 +23,8 @@ pub(crate) struct Out {
     pub(crate) reason: Option<DropReason>,
     pub(crate) bytes: Vec<u8>,
     pub(crate) mark: u32,
+    /// The neighbour that the kernel is to resolve, if any.
+    pub(crate) gateway: Addr,
     /// The one counter that moved: "egress to-overlay", or nothing.
     pub(crate) counted: String,
 }
@@ -41,6 +44,10 @@ pub(crate) fn run_marked(host: &Host, hook: Hook, interface: u32, bytes: &[u8], 
     };
     let run = host.run(hook, &mut packet);
     let counters = host.take_counters();
+    assert!(
+        !packet.strayed.get(),
+        "{hook:?}: an offset that wraps around in the kernel"
+    );
     let dropped = run.verdict.action == Action::Drop;
     assert_eq!(dropped, run.reason.is_some(), "{hook:?}: {run:?}");
     assert!(
@@ -65,9 +72,8 @@ pub(crate) fn run_marked(host: &Host, hook: Hook, interface: u32, bytes: &[u8], 
         };
         counted = format!("{} {label}", direction.name());
     }
-    assert_eq!(
-        dropped && counted.is_empty(),
-        false,
+    assert!(
+        !dropped || !counted.is_empty(),
         "{hook:?}: {run:?} was not counted"
     );
     let Buffer { bytes, mark, .. } = packet;
@@ -76,6 +82,7 @@ pub(crate) fn run_marked(host: &Host, hook: Hook, interface: u32, bytes: &[u8], 
         reason: run.reason,
         bytes,
         mark,
+        gateway: run.gateway,
         counted,
     }
 }

@@ -103,6 +103,21 @@ impl Wrap {
     }
 }
 
+/// A frame over IPv6 with destination options put behind its IP header, `units` of eight bytes;
+/// over IPv4 as it is.
+pub(crate) fn with_extension(mut frame: Vec<u8>, units: u8) -> Vec<u8> {
+    if frame[12..14] != [0x86, 0xdd] {
+        return frame;
+    }
+    let mut extension = vec![0; usize::from(units) * 8];
+    extension[0] = std::mem::replace(&mut frame[20], 60);
+    extension[1] = units - 1;
+    let length = u16::from_be_bytes([frame[18], frame[19]]) + u16::from(units) * 8;
+    frame[18..20].copy_from_slice(&length.to_be_bytes());
+    frame.splice(54..54, extension);
+    frame
+}
+
 /// An inner frame of a peer's pod for a node.
 pub(crate) fn inner(node: u8, tuple: &Tuple) -> Vec<u8> {
     frame::build(
