@@ -1,0 +1,228 @@
+//! The agent's configuration file.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    api::{DEFAULT_SOCKET, EndpointSpec, PeerSpec},
+    error::{Error, Result},
+};
+
+/// What an agent is started with: a TOML file with these keys.
+///
+/// ```toml
+/// socket = "/run/datapath/agent.sock"
+/// state = "/var/lib/datapath/ipam.redb"
+///
+/// [datapath]                              # datapath_user::Config
+/// bpffs = "/run/datapath/bpffs"
+/// uplinks = ["eth0"]
+/// pod_cidrs = ["10.244.1.0/24", "fd00:10:244:1::/64"]
+/// gateways = ["10.244.1.1", "fd00:10:244:1::1"]
+///
+/// [[peers]]                               # datapath_user::PeerSpec
+/// name = "n2"
+/// address = "192.0.2.12"
+/// pod_cidrs = ["10.244.2.0/24", "fd00:10:244:2::/64"]
+///
+/// [[endpoints]]                           # datapath_user::EndpointSpec
+/// id = "web-0"
+/// netns = "/run/netns/web-0"
+/// identity = 1001                         # without addresses it gets one of each family
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where to listen.
+    #[serde(default = "default_socket")]
+    pub socket: PathBuf,
+    /// The file of the address leases. Its directory is made if it is not there.
+    #[serde(default = "default_state")]
+    pub state: PathBuf,
+    /// The datapath. Its `pod_cidrs` are the address pool, its `gateways` are set aside.
+    pub datapath: datapath_user::Config,
+    /// The other nodes.
+    #[serde(default)]
+    pub peers: Vec<PeerSpec>,
+    /// Pods to connect from the start.
+    #[serde(default)]
+    pub endpoints: Vec<EndpointSpec>,
+}
+
+fn default_socket() -> PathBuf {
+    DEFAULT_SOCKET.into()
+}
+
+fn default_state() -> PathBuf {
+    "/var/lib/datapath/ipam.redb".into()
+}
+
+impl Config {
+    /// Takes the settings of a datapath; the rest is left at its defaults.
+    #[must_use]
+    pub fn new(datapath: datapath_user::Config) -> Self {
+        Self {
+            socket: default_socket(),
+            state: default_state(),
+            datapath,
+            peers: Vec::new(),
+            endpoints: Vec::new(),
+        }
+    }
+
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Os`] when it cannot be read, [`Error::Config`] with line and key for what it does
+    /// not say well, [`Error::Setting`] for values that cannot be used.
+    pub fn load(path: &Path) -> Result<Self> {
+        let text = fs::read_to_string(path)
+            .map_err(Error::os("read the configuration", path.display()))?;
+        let config: Self = toml::from_str(&text).map_err(|source| Error::Config {
+            path: path.to_owned(),
+            source: Box::new(source),
+        })?;
+        config.check(path)?;
+        Ok(config)
+    }
+
+    /// Checks what the types do not, as far as it can be told without looking at the machine.
+    fn check(&self, path: &Path) -> Result<()> {
+        let refuse = |key: String, source| Error::Setting {
+            path: path.to_owned(),
+            key,
+            source,
+        };
+        for (key, given) in [("socket", &self.socket), ("state", &self.state)] {
+            if !given.is_absolute() || given.file_name().is_none() {
+                let why = format!(
+                    "write the absolute path of a file instead of {}",
+                    given.display()
+                );
+                return Err(refuse(key.to_owned(), why.into()));
+            }
+        }
+        self.datapath
+            .validate()
+            .map_err(|error| refuse("[datapath]".to_owned(), error.into()))?;
+        if self.datapath.pod_cidrs.is_empty() {
+            let why = "name at least one prefix that pods get their addresses from";
+            return Err(refuse("datapath.pod_cidrs".to_owned(), why.into()));
+        }
+        let mut names = BTreeSet::new();
+        for (index, peer) in self.peers.iter().enumerate() {
+            let key = || format!("peers[{index}]");
+            peer.validate()
+                .map_err(|error| refuse(key(), error.into()))?;
+            if !names.insert(&peer.name) {
+                let why = format!("there are two peers {:?}: name each node once", peer.name);
+                return Err(refuse(key(), why.into()));
+            }
+        }
+        let mut ids = BTreeSet::new();
+        for (index, endpoint) in self.endpoints.iter().enumerate() {
+            if !ids.insert(&endpoint.id) {
+                let why = format!("there are two endpoints {:?}: name each once", endpoint.id);
+                return Err(refuse(format!("endpoints[{index}]"), why.into()));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+        [datapath]
+        bpffs = "/run/datapath/bpffs"
+        uplinks = ["eth0"]
+        pod_cidrs = ["10.244.1.0/24"]
+        gateways = ["10.244.1.1"]
+
+        [[peers]]
+        name = "n2"
+        address = "192.0.2.12"
+
+        [[endpoints]]
+        id = "web-0"
+        netns = "/run/netns/web-0"
+        identity = 1001
+    "#;
+
+    /// What is said about a file.
+    fn complaint(text: &str) -> String {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("agent.toml");
+        fs::write(&path, text).unwrap();
+        let error = anyhow::Error::from(Config::load(&path).unwrap_err());
+        let said = format!("{error:#}");
+        assert!(said.contains("agent.toml"), "names the file: {said}");
+        said
+    }
+
+    fn load(text: &str) -> Config {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("agent.toml");
+        fs::write(&path, text).unwrap();
+        Config::load(&path).unwrap()
+    }
+
+    #[test]
+    fn a_short_file_gets_the_defaults() {
+        let config = load(GOOD);
+        assert_eq!(config.socket, Path::new(DEFAULT_SOCKET));
+        assert_eq!(config.endpoints[0].interface, "eth0");
+        assert!(config.endpoints[0].addresses.is_empty());
+        assert!(config.datapath.masquerade);
+    }
+
+    #[test]
+    fn what_is_written_can_be_read() {
+        let config = load(GOOD);
+        assert_eq!(load(&toml::to_string(&config).unwrap()), config);
+    }
+
+    #[test]
+    fn mistakes_are_named_with_line_and_key() {
+        let said = complaint(&format!("sokcet = \"/x\"\n{GOOD}"));
+        assert!(
+            said.contains("line 1") && said.contains("`sokcet`"),
+            "{said}"
+        );
+        let said = complaint(&GOOD.replace("gateways", "gatways"));
+        assert!(
+            said.contains("line 6") && said.contains("`gatways`"),
+            "{said}"
+        );
+        let said = complaint(&GOOD.replace("1001", "\"web\""));
+        assert!(
+            said.contains("identity = \"web\"") && said.contains("u32"),
+            "{said}"
+        );
+        let said = complaint("socket = \"/run/x\"\n");
+        assert!(said.contains("missing field `datapath`"), "{said}");
+    }
+
+    #[test]
+    fn values_that_cannot_be_used_are_named_with_their_key() {
+        let said = complaint(&format!("socket = \"agent.sock\"\n{GOOD}"));
+        assert!(said.contains("socket: write the absolute path"), "{said}");
+        let said = complaint(&GOOD.replace("[\"10.244.1.1\"]", "[\"10.244.2.1\"]"));
+        assert!(
+            said.contains("[datapath]") && said.contains("gateways"),
+            "{said}"
+        );
+        let twice = format!("{GOOD}\n[[peers]]\nname = \"n2\"\naddress = \"192.0.2.13\"\n");
+        assert!(complaint(&twice).contains("peers[1]: there are two peers \"n2\""));
+        let twice = format!("{GOOD}\n[[endpoints]]\nid = \"web-0\"\nnetns = \"/x\"\n");
+        assert!(complaint(&twice).contains("endpoints[1]: there are two endpoints"));
+    }
+}

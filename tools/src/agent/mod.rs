@@ -1,0 +1,121 @@
+//! The reference node agent: one node's datapath behind the [API](crate::api).
+
+mod config;
+mod node;
+
+use std::{
+    io::{self, Write},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    runtime,
+    signal::unix::{Signal, SignalKind, signal},
+    task, time,
+};
+
+pub use self::{config::Config, node::LocalNode};
+use crate::{
+    api::{self, Node, Socket},
+    error::{Error, Result},
+};
+
+/// How often flows whose time is up are removed.
+const SWEEP_EVERY: Duration = Duration::from_secs(5);
+/// How long requests may go on after the last connection has ended.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Threads that requests run on. All but status and flows take microseconds.
+const THREADS: usize = 8;
+
+/// Runs an agent in the calling thread's network namespace until SIGTERM or SIGINT, then removes
+/// its datapath. It prints one line when it is ready.
+///
+/// # Errors
+///
+/// Whatever keeps it from starting, [`Error::Os`] when the socket fails, or what could not be
+/// removed in the end. Nothing else of the datapath is left.
+pub fn run(config: &Config) -> Result<()> {
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(THREADS)
+        .build()
+        .map_err(Error::os("start", "the runtime"))?;
+    // From here on a signal ends the agent in order, also one that comes while it starts.
+    let stop = runtime.block_on(async { Stop::new() })?;
+    let socket = Socket::listen(&config.socket)?;
+    let node = Arc::new(LocalNode::open(config)?);
+    let served = runtime.block_on(serve(&socket, &node, stop));
+    tracing::info!("stopping");
+    // Sweeps and requests that still run have the node.
+    runtime.shutdown_timeout(PATIENCE);
+    let closed = match Arc::try_unwrap(node) {
+        Ok(node) => node.close(),
+        Err(_) => Err(Error::Busy { patience: PATIENCE }),
+    };
+    served.and(closed)
+}
+
+async fn serve(socket: &Socket, node: &Arc<LocalNode>, stop: Stop) -> Result<()> {
+    let listener = socket.listener()?;
+    let sweeps = task::spawn(sweep(Arc::clone(node)));
+    announce(socket, node);
+    let shared: Arc<dyn Node> = Arc::<LocalNode>::clone(node);
+    let served = api::serve(listener, shared, stop.wait()).await;
+    sweeps.abort();
+    served.map_err(Error::os("serve", socket.path().display()))
+}
+
+async fn sweep(node: Arc<LocalNode>) {
+    let mut ticks = time::interval(SWEEP_EVERY);
+    ticks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let node = Arc::clone(&node);
+        match task::spawn_blocking(move || node.sweep()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "sweep of flows failed"
+                );
+            }
+            Err(panic) => tracing::error!(%panic, "sweep of flows panicked"),
+        }
+    }
+}
+
+fn announce(socket: &Socket, node: &LocalNode) {
+    let endpoints = node.endpoints().map_or(0, |endpoints| endpoints.len());
+    let peers = node.peers().map_or(0, |peers| peers.len());
+    let socket = socket.path().display();
+    // Whoever started it may not listen; that is no reason to end.
+    let _closed = writeln!(
+        io::stdout(),
+        "dp-agent ready at {socket}: {endpoints} endpoints, {peers} peers"
+    );
+}
+
+/// The signals that end the agent.
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    fn new() -> Result<Self> {
+        let failed = || Error::os("install a handler for", "SIGTERM and SIGINT");
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).map_err(failed())?,
+            interrupt: signal(SignalKind::interrupt()).map_err(failed())?,
+        })
+    }
+
+    async fn wait(mut self) {
+        let name = tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        };
+        tracing::info!(signal = name, "asked to end");
+    }
+}

@@ -1,0 +1,297 @@
+//! A node: a datapath, and the addresses of its pods.
+
+use std::{
+    fs,
+    os::unix::fs::DirBuilderExt,
+    process,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+
+use datapath_ipam::{Families, Ipam, IpamError, Lease, Options, Owner, PoolSpec};
+use datapath_user::{Datapath, Error as DatapathError};
+
+use super::Config;
+use crate::{
+    api::{
+        Addresses, Agent, EndpointSpec, EndpointView, Failure, FlowView, Kind, MetricView, Node,
+        PeerSpec, PeerView, Status,
+    },
+    error::{Error, Result},
+};
+
+/// Name of the one pool, that of the datapath's `pod_cidrs`.
+const POOL: &str = "default";
+/// What the gateways' addresses are set aside for.
+const GATEWAY: &str = "gateway";
+
+/// A node's datapath, with addresses from a durable store.
+#[derive(Debug)]
+pub struct LocalNode {
+    datapath: Datapath,
+    ipam: Ipam,
+    /// Held while an endpoint comes or goes: leases and endpoints change together.
+    changes: Mutex<()>,
+    started: Instant,
+}
+
+impl LocalNode {
+    /// Opens the address store, then the datapath, in the calling thread's network namespace, and
+    /// enters the peers and endpoints of the configuration. Leases of endpoints that are no more
+    /// are released.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Ipam`], [`Error::Datapath`], [`Error::Refused`] for a peer or an endpoint; then
+    /// nothing is left of the datapath.
+    pub fn open(config: &Config) -> Result<Self> {
+        let ipam = open_ipam(config)?;
+        let datapath = Datapath::open(config.datapath.clone())?;
+        let node = Self {
+            datapath,
+            ipam,
+            changes: Mutex::new(()),
+            started: Instant::now(),
+        };
+        match node.fill(config) {
+            Ok(()) => Ok(node),
+            Err(error) => {
+                if let Err(left) = node.close() {
+                    tracing::warn!(error = &left as &dyn std::error::Error, "left behind");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Removes the datapath. The leases stay in their file, for the endpoints that come back.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Datapath`] with what could not be removed.
+    pub fn close(self) -> Result<()> {
+        Ok(self.datapath.close()?)
+    }
+
+    /// Removes flows whose time is up.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Datapath`] when a map cannot be read.
+    pub fn sweep(&self) -> Result<()> {
+        let report = self.datapath.sweep()?;
+        tracing::debug!(
+            examined = report.examined,
+            removed = report.removed,
+            "flows swept"
+        );
+        Ok(())
+    }
+
+    fn fill(&self, config: &Config) -> Result<()> {
+        for peer in &config.peers {
+            self.put_peer(peer)?;
+        }
+        for endpoint in &config.endpoints {
+            self.add_endpoint(endpoint)?;
+        }
+        // The datapath has just been made: nobody else's endpoint can be there.
+        let live = |lease: &Lease| {
+            let id = lease.owner.container_id();
+            config.endpoints.iter().any(|endpoint| endpoint.id == id)
+        };
+        for lease in self.ipam.reconcile(live)? {
+            tracing::info!(owner = %lease.owner, "lease of an endpoint that is no more released");
+        }
+        Ok(())
+    }
+
+    /// Leases addresses for an endpoint; tells whether it has them only now.
+    fn lease(&self, owner: &Owner, wanted: &EndpointSpec) -> Result<(Lease, bool), IpamError> {
+        let fits = |lease: &Lease| {
+            wanted.addresses.is_empty()
+                || (wanted.addresses.len() == lease.addresses.len()
+                    && wanted
+                        .addresses
+                        .iter()
+                        .all(|address| lease.addresses.contains(address)))
+        };
+        // One of an earlier life: the endpoint itself is not there.
+        if let Some(lease) = self.ipam.lease(owner)? {
+            if fits(&lease) {
+                return Ok((lease, false));
+            }
+            self.ipam.release(owner)?;
+        }
+        let lease = if wanted.addresses.is_empty() {
+            self.ipam.allocate(POOL, owner, Families::OfPool)
+        } else {
+            self.ipam.allocate_specific(POOL, owner, &wanted.addresses)
+        };
+        lease.map(|lease| (lease, true))
+    }
+
+    fn exclusive(&self) -> MutexGuard<'_, ()> {
+        // It guards no data of its own.
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn find(&self, id: &str) -> Option<EndpointView> {
+        self.datapath
+            .endpoints()
+            .into_iter()
+            .find(|endpoint| endpoint.id == id)
+    }
+}
+
+impl Node for LocalNode {
+    fn status(&self) -> Result<Status, Failure> {
+        let agent = Agent {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: process::id(),
+            uptime_s: self.started.elapsed().as_secs(),
+            state: self.ipam.path().to_owned(),
+        };
+        Ok(Status {
+            agent,
+            datapath: self.datapath.status()?,
+        })
+    }
+
+    fn endpoints(&self) -> Result<Vec<EndpointView>, Failure> {
+        Ok(self.datapath.endpoints())
+    }
+
+    fn add_endpoint(&self, endpoint: &EndpointSpec) -> Result<EndpointView, Failure> {
+        let _exclusive = self.exclusive();
+        if self.find(&endpoint.id).is_some() {
+            let name = endpoint.id.clone();
+            return Err(DatapathError::Exists {
+                what: "endpoint",
+                name,
+            }
+            .into());
+        }
+        let owner = Owner::new(&endpoint.id, &endpoint.interface)?;
+        let (lease, fresh) = self.lease(&owner, endpoint)?;
+        let spec = EndpointSpec {
+            addresses: lease.addresses,
+            ..endpoint.clone()
+        };
+        match self.datapath.add_endpoint(&spec) {
+            Ok(view) => {
+                tracing::info!(id = %view.id, netns = %view.netns.display(), "endpoint added");
+                Ok(view)
+            }
+            Err(error) => {
+                if fresh && let Err(error) = self.ipam.release(&owner) {
+                    tracing::warn!(%owner, %error, "lease of a failed endpoint stays");
+                }
+                Err(error.into())
+            }
+        }
+    }
+
+    fn remove_endpoint(&self, id: &str) -> Result<(), Failure> {
+        let _exclusive = self.exclusive();
+        let missing = || DatapathError::NotFound {
+            what: "endpoint",
+            name: id.to_owned(),
+        };
+        let endpoint = self.find(id).ok_or_else(missing)?;
+        let removed = self.datapath.remove_endpoint(id);
+        // Also after a removal that left something: the endpoint is forgotten, and so is its lease.
+        if self.find(id).is_none() {
+            self.ipam.release(&Owner::new(id, endpoint.interface)?)?;
+            tracing::info!(id, "endpoint removed");
+        }
+        Ok(removed?)
+    }
+
+    fn flows(&self) -> Result<Vec<FlowView>, Failure> {
+        Ok(self.datapath.flows()?)
+    }
+
+    fn metrics(&self) -> Result<Vec<MetricView>, Failure> {
+        Ok(self.datapath.metrics()?)
+    }
+
+    fn peers(&self) -> Result<Vec<PeerView>, Failure> {
+        Ok(self.datapath.peers())
+    }
+
+    fn put_peer(&self, peer: &PeerSpec) -> Result<PeerView, Failure> {
+        let view = self.datapath.upsert_peer(peer)?;
+        tracing::info!(name = %view.name, pods = view.pods, "peer set");
+        Ok(view)
+    }
+
+    fn remove_peer(&self, name: &str) -> Result<(), Failure> {
+        self.datapath.remove_peer(name)?;
+        tracing::info!(name, "peer removed");
+        Ok(())
+    }
+
+    fn addresses(&self) -> Result<Addresses, Failure> {
+        Ok(Addresses {
+            usage: self.ipam.usage()?,
+            leases: self.ipam.leases()?,
+            reservations: self.ipam.reservations()?,
+        })
+    }
+}
+
+/// Opens the store, and sets aside the gateways and no other addresses.
+fn open_ipam(config: &Config) -> Result<Ipam> {
+    if let Some(directory) = config.state.parent() {
+        let mut builder = fs::DirBuilder::new();
+        let made = builder.recursive(true).mode(0o700).create(directory);
+        made.map_err(Error::os("make the directory", directory.display()))?;
+    }
+    let pool = PoolSpec {
+        name: POOL.to_owned(),
+        ranges: config.datapath.pod_cidrs.clone(),
+    };
+    let ipam = Ipam::open(&config.state, Options::new(vec![pool]))?;
+    let gateways = &config.datapath.gateways;
+    for former in ipam.reservations()? {
+        if former.purpose == GATEWAY && !gateways.contains(&former.address) {
+            ipam.unreserve(POOL, former.address)?;
+        }
+    }
+    for gateway in gateways {
+        ipam.reserve(POOL, *gateway, GATEWAY)?;
+    }
+    Ok(ipam)
+}
+
+impl From<DatapathError> for Failure {
+    fn from(error: DatapathError) -> Self {
+        let kind = match &error {
+            DatapathError::Setting { .. } | DatapathError::Invalid { .. } => Kind::Invalid,
+            DatapathError::NotFound { .. } => Kind::Missing,
+            DatapathError::Exists { .. } | DatapathError::AddressInUse { .. } => Kind::Conflict,
+            DatapathError::Full { .. } => Kind::Exhausted,
+            _ => Kind::Internal,
+        };
+        Self::new(kind, &error)
+    }
+}
+
+impl From<IpamError> for Failure {
+    fn from(error: IpamError) -> Self {
+        let kind = match &error {
+            IpamError::NotInPool { .. }
+            | IpamError::NoSuchFamily { .. }
+            | IpamError::RequestShape { .. }
+            | IpamError::InvalidName { .. } => Kind::Invalid,
+            IpamError::AlreadyAllocated { .. }
+            | IpamError::InUse { .. }
+            | IpamError::Reserved { .. }
+            | IpamError::CoolingDown { .. } => Kind::Conflict,
+            IpamError::Exhausted { .. } => Kind::Exhausted,
+            _ => Kind::Internal,
+        };
+        Self::new(kind, &error)
+    }
+}

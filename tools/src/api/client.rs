@@ -1,0 +1,269 @@
+//! The other side of the API, for programs that can wait.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use http_body_util::{BodyExt, Full};
+use hyper::{Method, Request, StatusCode, body::Bytes, client::conn::http1, header};
+use hyper_util::rt::TokioIo;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::{net::UnixStream, runtime, time};
+
+use super::{
+    Addresses, EndpointSpec, EndpointView, Failure, FlowView, Kind, MetricView, PeerSpec, PeerView,
+    Status,
+};
+use crate::error::{Error, Result};
+
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What stays as it is in one part of a path (RFC 3986 section 2.3, `unreserved`).
+const PART: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
+/// Asks an agent, one connection for each request. Its methods wait for the answer, so call them
+/// outside of asynchronous code.
+#[derive(Clone, Debug)]
+pub struct Client {
+    socket: PathBuf,
+    patience: Duration,
+}
+
+impl Client {
+    /// Takes the agent's socket. Whether there is one shows with the first request.
+    #[must_use]
+    pub fn new(socket: impl Into<PathBuf>) -> Self {
+        Self {
+            socket: socket.into(),
+            patience: PATIENCE,
+        }
+    }
+
+    /// Sets how long an answer may take.
+    #[must_use]
+    pub fn with_patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// Returns the agent's socket.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Asks whether the agent is ready.
+    ///
+    /// # Errors
+    ///
+    /// As every method: [`Error::Unreachable`], [`Error::Silent`], [`Error::Conversation`],
+    /// [`Error::Refused`] with what the agent says, [`Error::Answer`].
+    pub fn health(&self) -> Result<()> {
+        self.ask(&Method::GET, "/healthz", Bytes::new())
+            .map(|_ok| ())
+    }
+
+    /// Returns what the agent and its datapath are and do.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::health`].
+    pub fn status(&self) -> Result<Status> {
+        self.get("/v1/status")
+    }
+
+    /// Returns the endpoints.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::health`].
+    pub fn endpoints(&self) -> Result<Vec<EndpointView>> {
+        self.get("/v1/endpoints")
+    }
+
+    /// Connects a pod.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::health`].
+    pub fn add_endpoint(&self, endpoint: &EndpointSpec) -> Result<EndpointView> {
+        self.send(&Method::POST, "/v1/endpoints", endpoint)
+    }
+
+    /// Disconnects a pod.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::health`].
+    pub fn remove_endpoint(&self, id: &str) -> Result<()> {
+        self.delete("/v1/endpoints", id)
+    }
+
+    /// Returns the entries of the flow tables, both directions.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::health`].
+    pub fn flows(&self) -> Result<Vec<FlowView>> {
+        self.get("/v1/flows")
+    }
+
+    /// Returns the counters that are not zero.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::health`].
+    pub fn metrics(&self) -> Result<Vec<MetricView>> {
+        self.get("/v1/metrics")
+    }
+
+    /// Returns the peers.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::health`].
+    pub fn peers(&self) -> Result<Vec<PeerView>> {
+        self.get("/v1/peers")
+    }
+
+    /// Adds a peer, or replaces the one of the same name.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::health`].
+    pub fn put_peer(&self, peer: &PeerSpec) -> Result<PeerView> {
+        self.send(&Method::PUT, "/v1/peers", peer)
+    }
+
+    /// Forgets a peer.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::health`].
+    pub fn remove_peer(&self, name: &str) -> Result<()> {
+        self.delete("/v1/peers", name)
+    }
+
+    /// Returns the address pools and who holds what.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::health`].
+    pub fn addresses(&self) -> Result<Addresses> {
+        self.get("/v1/ipam")
+    }
+
+    fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        let body = self.ask(&Method::GET, path, Bytes::new())?;
+        read(&Method::GET, path, &body)
+    }
+
+    fn send<T: DeserializeOwned>(
+        &self,
+        method: &Method,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T> {
+        let body = serde_json::to_vec(body).map_err(|source| self.broken(method, path, source))?;
+        let answer = self.ask(method, path, body.into())?;
+        read(method, path, &answer)
+    }
+
+    fn delete(&self, collection: &str, name: &str) -> Result<()> {
+        let path = format!("{collection}/{}", utf8_percent_encode(name, PART));
+        self.ask(&Method::DELETE, &path, Bytes::new())
+            .map(|_empty| ())
+    }
+
+    /// Makes a request and returns the body of the answer.
+    fn ask(&self, method: &Method, path: &str, body: Bytes) -> Result<Bytes> {
+        let broken = |source| self.broken(method, path, source);
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(broken)?;
+        let exchange = self.exchange(method, path, body);
+        let outcome = runtime.block_on(async { time::timeout(self.patience, exchange).await });
+        outcome.unwrap_or_else(|_elapsed| {
+            Err(Error::Silent {
+                socket: self.socket.clone(),
+                request: format!("{method} {path}"),
+                patience: self.patience,
+            })
+        })
+    }
+
+    async fn exchange(&self, method: &Method, path: &str, body: Bytes) -> Result<Bytes> {
+        let stream =
+            UnixStream::connect(&self.socket)
+                .await
+                .map_err(|source| Error::Unreachable {
+                    socket: self.socket.clone(),
+                    source,
+                })?;
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, "localhost")
+            .header(header::CONTENT_TYPE, "application/json")
+            .header(header::CONNECTION, "close")
+            .body(Full::new(body))
+            .map_err(|source| self.broken(method, path, source))?;
+        let broken = |source| self.broken(method, path, source);
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(broken)?;
+        // What breaks the connection breaks the request, which says so.
+        let connection = tokio::spawn(connection);
+        let response = sender.send_request(request).await.map_err(broken)?;
+        let status = response.status();
+        let body = response
+            .into_body()
+            .collect()
+            .await
+            .map_err(broken)?
+            .to_bytes();
+        connection.abort();
+        if status.is_success() {
+            Ok(body)
+        } else {
+            Err(refusal(status, &body).into())
+        }
+    }
+
+    fn broken<E>(&self, method: &Method, path: &str, source: E) -> Error
+    where
+        E: std::error::Error + Send + Sync + 'static,
+    {
+        Error::Conversation {
+            socket: self.socket.clone(),
+            request: format!("{method} {path}"),
+            source: Box::new(source),
+        }
+    }
+}
+
+fn read<T: DeserializeOwned>(method: &Method, path: &str, body: &[u8]) -> Result<T> {
+    serde_json::from_slice(body).map_err(|source| Error::Answer {
+        request: format!("{method} {path}"),
+        source,
+    })
+}
+
+fn refusal(status: StatusCode, body: &[u8]) -> Failure {
+    let failure = serde_json::from_slice(body).unwrap_or_else(|_not_ours| {
+        let text = String::from_utf8_lossy(body);
+        Failure::of(Kind::default(), format!("{status}: {}", text.trim()))
+    });
+    Failure {
+        kind: Kind::of_status(status),
+        ..failure
+    }
+}

@@ -1,0 +1,113 @@
+//! What the agent and its clients say to each other: HTTP and JSON over a unix socket.
+//!
+//! | request | body | answer |
+//! |---|---|---|
+//! | `GET /v1/status` | | [`Status`] |
+//! | `GET /v1/endpoints` | | list of [`EndpointView`] |
+//! | `POST /v1/endpoints` | [`EndpointSpec`] | 201, [`EndpointView`] |
+//! | `DELETE /v1/endpoints/{id}` | | 204 |
+//! | `GET /v1/flows` | | list of [`FlowView`] |
+//! | `GET /v1/metrics` | | list of [`MetricView`] |
+//! | `GET /v1/peers` | | list of [`PeerView`] |
+//! | `PUT /v1/peers` | [`PeerSpec`] | [`PeerView`] |
+//! | `DELETE /v1/peers/{name}` | | 204 |
+//! | `GET /v1/ipam` | | [`Addresses`] |
+//! | `GET /healthz` | | `ok` |
+//! | `GET /metrics` | | `OpenMetrics` text |
+//!
+//! What cannot be done is answered with a [`Failure`] and the status code of its [`Kind`].
+
+mod client;
+mod failure;
+mod openmetrics;
+#[cfg(test)]
+pub(crate) mod sample;
+mod server;
+mod socket;
+mod view;
+
+pub use client::Client;
+pub use failure::{Failure, Kind};
+pub use server::{router, serve};
+pub use socket::{DEFAULT_SOCKET, Socket};
+pub use view::{Addresses, Agent, Status};
+
+pub use datapath_user::{
+    EndpointSpec, EndpointView, FlowView, MetricView, PeerSpec, PeerView, RemotePod, TableUse,
+};
+
+/// What the API is about: a node with a datapath.
+///
+/// Its methods may block; they are called on threads of their own, several at once.
+pub trait Node: Send + Sync + 'static {
+    /// Returns what the agent and its datapath are and do.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Internal`] when maps cannot be read.
+    fn status(&self) -> Result<Status, Failure>;
+
+    /// Returns the endpoints.
+    ///
+    /// # Errors
+    ///
+    /// None yet.
+    fn endpoints(&self) -> Result<Vec<EndpointView>, Failure>;
+
+    /// Connects a pod.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Invalid`] for what cannot be, [`Kind::Conflict`] with what is there,
+    /// [`Kind::Exhausted`] when there is no address left.
+    fn add_endpoint(&self, endpoint: &EndpointSpec) -> Result<EndpointView, Failure>;
+
+    /// Disconnects a pod and gives its addresses back.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Missing`] if there is none of this name.
+    fn remove_endpoint(&self, id: &str) -> Result<(), Failure>;
+
+    /// Returns the entries of the flow tables, both directions.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Internal`] when maps cannot be read.
+    fn flows(&self) -> Result<Vec<FlowView>, Failure>;
+
+    /// Returns the counters that are not zero.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Internal`] when maps cannot be read.
+    fn metrics(&self) -> Result<Vec<MetricView>, Failure>;
+
+    /// Returns the peers.
+    ///
+    /// # Errors
+    ///
+    /// None yet.
+    fn peers(&self) -> Result<Vec<PeerView>, Failure>;
+
+    /// Adds a peer, or replaces the one of the same name.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Invalid`] for what cannot be, or clashes with another peer.
+    fn put_peer(&self, peer: &PeerSpec) -> Result<PeerView, Failure>;
+
+    /// Forgets a peer.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Missing`] if there is none of this name.
+    fn remove_peer(&self, name: &str) -> Result<(), Failure>;
+
+    /// Returns the address pools and who holds what.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Internal`] when the store cannot be read.
+    fn addresses(&self) -> Result<Addresses, Failure>;
+}

@@ -1,0 +1,154 @@
+//! What `GET /metrics` shows, in the form that Prometheus reads.
+
+use std::{fmt, sync::atomic::AtomicU64};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text},
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+
+use super::{Failure, Kind, Node};
+
+/// Media type of the text (`OpenMetrics` 1.0).
+pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Forward {
+    direction: String,
+    path: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Drop {
+    direction: String,
+    reason: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Table {
+    table: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Addresses {
+    pool: String,
+    range: String,
+    state: &'static str,
+}
+
+/// Reads the node's figures and writes them.
+///
+/// The counts are the kernel's: they are taken over at every scrape, and nothing is kept here.
+pub(super) fn render(node: &dyn Node) -> Result<String, Failure> {
+    let mut registry = Registry::with_prefix("datapath");
+    packets(&mut registry, node)?;
+    tables(&mut registry, node)?;
+    addresses(&mut registry, node)?;
+    let mut text = String::new();
+    let written: fmt::Result = text::encode(&mut text, &registry);
+    written.map_err(|error| Failure::new(Kind::Internal, &error))?;
+    Ok(text)
+}
+
+fn packets(registry: &mut Registry, node: &dyn Node) -> Result<(), Failure> {
+    let forward_packets = Family::<Forward, Counter>::default();
+    let forward_bytes = Family::<Forward, Counter>::default();
+    let drop_packets = Family::<Drop, Counter>::default();
+    let drop_bytes = Family::<Drop, Counter>::default();
+    for metric in node.metrics()? {
+        let direction = metric.direction;
+        if metric.dropped {
+            let drop = Drop {
+                direction,
+                reason: metric.outcome,
+            };
+            drop_packets.get_or_create(&drop).inc_by(metric.packets);
+            drop_bytes.get_or_create(&drop).inc_by(metric.bytes);
+        } else {
+            let forward = Forward {
+                direction,
+                path: metric.outcome,
+            };
+            forward_packets
+                .get_or_create(&forward)
+                .inc_by(metric.packets);
+            forward_bytes.get_or_create(&forward).inc_by(metric.bytes);
+        }
+    }
+    registry.register(
+        "forward_packets",
+        "Frames that went on, by where to",
+        forward_packets,
+    );
+    registry.register(
+        "forward_bytes",
+        "Bytes that went on, by where to",
+        forward_bytes,
+    );
+    registry.register(
+        "drop_packets",
+        "Frames that were dropped, by why",
+        drop_packets,
+    );
+    registry.register("drop_bytes", "Bytes that were dropped, by why", drop_bytes);
+    Ok(())
+}
+
+fn tables(registry: &mut Registry, node: &dyn Node) -> Result<(), Failure> {
+    let status = node.status()?.datapath;
+    let used = Family::<Table, Gauge<u64, AtomicU64>>::default();
+    let max = Family::<Table, Gauge<u64, AtomicU64>>::default();
+    for (table, figures) in [("established", status.flows), ("pending", status.pending)] {
+        used.get_or_create(&Table { table })
+            .set(figures.used.into());
+        max.get_or_create(&Table { table }).set(figures.max.into());
+    }
+    registry.register(
+        "flows",
+        "Entries of the flow tables in use, two per flow",
+        used,
+    );
+    registry.register(
+        "flows_max",
+        "Entries that the flow tables have room for",
+        max,
+    );
+    for (name, help, count) in [
+        ("endpoints", "Connected pods", status.endpoints),
+        ("peers", "Known nodes", status.peers),
+    ] {
+        let gauge = Gauge::<u64, AtomicU64>::default();
+        gauge.set(u64::try_from(count).unwrap_or(u64::MAX));
+        registry.register(name, help, gauge);
+    }
+    Ok(())
+}
+
+fn addresses(registry: &mut Registry, node: &dyn Node) -> Result<(), Failure> {
+    let addresses = Family::<Addresses, Gauge<u64, AtomicU64>>::default();
+    for usage in node.addresses()?.usage {
+        // There are ranges with more addresses than fit: that many are as good as any number.
+        let free = u64::try_from(usage.free).unwrap_or(u64::MAX);
+        let states = [
+            ("used", usage.used),
+            ("reserved", usage.reserved),
+            ("cooling", usage.cooling),
+            ("free", free),
+        ];
+        for (state, count) in states {
+            let labels = Addresses {
+                pool: usage.pool.clone(),
+                range: usage.range.to_string(),
+                state,
+            };
+            addresses.get_or_create(&labels).set(count);
+        }
+    }
+    registry.register(
+        "addresses",
+        "Addresses of the node's prefixes, by what they are",
+        addresses,
+    );
+    Ok(())
+}

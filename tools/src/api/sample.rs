@@ -1,0 +1,197 @@
+//! Views as an agent gives them, for tests of what is made of them.
+
+use std::net::IpAddr;
+
+use datapath_ipam::{Lease, Owner, PoolUsage, Reservation};
+use datapath_user::{NatView, UplinkView};
+
+use super::*;
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+pub(crate) fn status() -> Status {
+    Status {
+        agent: Agent {
+            version: "0.1.0".to_owned(),
+            pid: 4711,
+            uptime_s: 133,
+            state: "/var/lib/datapath/ipam.redb".into(),
+        },
+        datapath: datapath_user::Status {
+            kernel: "6.12.48".to_owned(),
+            abi_version: 1,
+            tunnel: "direct".to_owned(),
+            tunnel_why: "as configured".to_owned(),
+            uplinks: vec![UplinkView {
+                name: "eth0".to_owned(),
+                index: 2,
+                mtu_bytes: 1500,
+                addresses: vec![ip("192.0.2.11"), ip("2001:db8:0:1::11")],
+                masquerade: vec![ip("192.0.2.11"), ip("2001:db8:0:1::11")],
+            }],
+            gateways: vec![ip("10.244.1.1"), ip("fd00:10:244:1::1")],
+            gateway_mac: "02:00:00:00:00:01".to_owned(),
+            pod_cidrs: ["10.244.1.0/24", "fd00:10:244:1::/64"]
+                .map(|net| net.parse().unwrap())
+                .to_vec(),
+            pod_mtu_bytes: 1450,
+            flows: TableUse {
+                used: 1500,
+                max: 131_072,
+            },
+            pending: TableUse {
+                used: 0,
+                max: 32_768,
+            },
+            endpoints: 2,
+            peers: 1,
+            bpffs: "/run/datapath/bpffs".into(),
+        },
+    }
+}
+
+pub(crate) fn endpoint() -> EndpointView {
+    EndpointView {
+        id: "web-0".to_owned(),
+        slot: 1,
+        netns: "/run/netns/web-0".into(),
+        interface: "eth0".to_owned(),
+        host_interface: "dp0123456789a".to_owned(),
+        host_index: 7,
+        mac: "02:11:22:33:44:55".to_owned(),
+        addresses: vec![ip("10.244.1.2"), ip("fd00:10:244:1::2")],
+        identity: 1001,
+    }
+}
+
+pub(crate) fn peer() -> PeerView {
+    PeerView {
+        name: "n2".to_owned(),
+        index: 1,
+        address: ip("192.0.2.12"),
+        local: ip("192.0.2.11"),
+        node_addresses: vec![ip("2001:db8:0:1::12")],
+        pod_cidrs: ["10.244.2.0/24", "fd00:10:244:2::/64"]
+            .map(|net| net.parse().unwrap())
+            .to_vec(),
+        pods: 4,
+        interface: "eth0".to_owned(),
+        generation: 3,
+    }
+}
+
+/// A masqueraded connection, both ways, and an unanswered echo request to another node's pod.
+pub(crate) fn flows() -> Vec<FlowView> {
+    let out = FlowView {
+        table: "established".to_owned(),
+        protocol: "tcp".to_owned(),
+        source: ip("10.244.1.2"),
+        source_port: 40_000,
+        destination: ip("198.51.100.10"),
+        destination_port: 80,
+        reply: false,
+        from: "web-0".to_owned(),
+        to: "world".to_owned(),
+        arrival: "pod".to_owned(),
+        target: "uplink".to_owned(),
+        state: vec!["replied".to_owned(), "established".to_owned()],
+        verdict: "allow".to_owned(),
+        nat: Some(NatView {
+            kind: "snat".to_owned(),
+            address: ip("192.0.2.11"),
+            port: 40_000,
+        }),
+        via_stack: false,
+        packets: 12,
+        bytes: 3456,
+        expires_in_s: 7980,
+        source_identity: 1001,
+        pair: 9,
+    };
+    let back = FlowView {
+        source: ip("198.51.100.10"),
+        source_port: 80,
+        destination: ip("192.0.2.11"),
+        destination_port: 40_000,
+        reply: true,
+        from: "world".to_owned(),
+        to: "web-0".to_owned(),
+        arrival: "uplink".to_owned(),
+        target: "pod".to_owned(),
+        nat: Some(NatView {
+            kind: "dnat".to_owned(),
+            address: ip("10.244.1.2"),
+            port: 40_000,
+        }),
+        packets: 10,
+        bytes: 123_456,
+        source_identity: 2,
+        ..out.clone()
+    };
+    let lonely = FlowView {
+        table: "pending".to_owned(),
+        protocol: "icmpv6".to_owned(),
+        source: ip("fd00:10:244:1::2"),
+        source_port: 7,
+        destination: ip("fd00:10:244:2::2"),
+        destination_port: 0,
+        to: "n2".to_owned(),
+        target: "tunnel".to_owned(),
+        state: Vec::new(),
+        verdict: "deny".to_owned(),
+        nat: None,
+        packets: 1,
+        bytes: 118,
+        expires_in_s: 59,
+        pair: 10,
+        ..out.clone()
+    };
+    vec![out, back, lonely]
+}
+
+pub(crate) fn metrics() -> Vec<MetricView> {
+    let metric = |direction: &str, outcome: &str, dropped, packets, bytes| MetricView {
+        direction: direction.to_owned(),
+        outcome: outcome.to_owned(),
+        dropped,
+        packets,
+        bytes,
+    };
+    vec![
+        metric("egress", "Invalid source ip", true, 3, 294),
+        metric("ingress", "Multicast", true, 12, 1080),
+        metric("ingress", "to-endpoint", false, 123_456, 98_765_432),
+    ]
+}
+
+pub(crate) fn addresses() -> Addresses {
+    let usage = |range: &str, capacity: u128| PoolUsage {
+        pool: "default".to_owned(),
+        range: range.parse().unwrap(),
+        capacity,
+        used: 1,
+        reserved: 1,
+        cooling: 2,
+        free: capacity - 4,
+    };
+    Addresses {
+        usage: vec![
+            usage("10.244.1.0/24", 254),
+            usage("fd00:10:244:1::/64", u128::from(u64::MAX)),
+        ],
+        leases: vec![Lease {
+            pool: "default".to_owned(),
+            owner: Owner::new("web-0", "eth0").unwrap(),
+            addresses: vec![ip("10.244.1.2"), ip("fd00:10:244:1::2")],
+            boot_id: "0".to_owned(),
+            created_s: 1_700_000_000,
+        }],
+        reservations: vec![Reservation {
+            pool: "default".to_owned(),
+            address: ip("10.244.1.1"),
+            purpose: "gateway".to_owned(),
+        }],
+    }
+}

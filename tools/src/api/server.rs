@@ -1,0 +1,191 @@
+//! The agent's side of the API.
+
+use std::{future::Future, io, sync::Arc, time::Duration};
+
+use axum::{
+    Json, Router,
+    body::Bytes,
+    extract::{ConnectInfo, DefaultBodyLimit, Path, Request, State, connect_info::Connected},
+    http::{StatusCode, Uri, header},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{delete, get},
+    serve::IncomingStream,
+};
+use nix::unistd::Uid;
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::{net::UnixListener, sync::watch, task, time};
+
+use super::{EndpointSpec, Failure, Kind, Node, PeerSpec, openmetrics};
+
+/// Longest body that is read. A peer with all its pods takes some 70 bytes a pod.
+const MAX_BODY_BYTES: usize = 16 << 20;
+
+/// How long connections may take to end once the agent stops.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+type Shared = State<Arc<dyn Node>>;
+
+/// Answers requests until `stop` is ready, then ends what is under way.
+///
+/// Only the superuser and the user that the agent runs as are answered.
+///
+/// # Errors
+///
+/// What the listener failed with.
+pub async fn serve(
+    listener: UnixListener,
+    node: Arc<dyn Node>,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    let (stopping, mut stopped) = watch::channel(false);
+    let stop = async move {
+        stop.await;
+        stopping.send_replace(true);
+    };
+    let guarded = router(node).layer(middleware::from_fn(check_caller));
+    let service = guarded.into_make_service_with_connect_info::<Caller>();
+    let server = axum::serve(listener, service).with_graceful_shutdown(stop);
+    let too_long = async move {
+        // The channel ends with `stop`, at the latest.
+        let _ended = stopped.wait_for(|stopped| *stopped).await;
+        time::sleep(PATIENCE).await;
+    };
+    tokio::select! {
+        outcome = server => outcome,
+        () = too_long => {
+            tracing::warn!("a client keeps its connection open, left behind");
+            Ok(())
+        }
+    }
+}
+
+/// Returns the API of a node, without the check of who asks.
+pub fn router(node: Arc<dyn Node>) -> Router {
+    Router::new()
+        .route("/v1/status", get(|node: Shared| answer(node, Node::status)))
+        .route(
+            "/v1/endpoints",
+            get(|node: Shared| answer(node, Node::endpoints)).post(add_endpoint),
+        )
+        .route("/v1/endpoints/{id}", delete(remove_endpoint))
+        .route("/v1/flows", get(|node: Shared| answer(node, Node::flows)))
+        .route(
+            "/v1/metrics",
+            get(|node: Shared| answer(node, Node::metrics)),
+        )
+        .route(
+            "/v1/peers",
+            get(|node: Shared| answer(node, Node::peers)).put(put_peer),
+        )
+        .route("/v1/peers/{name}", delete(remove_peer))
+        .route(
+            "/v1/ipam",
+            get(|node: Shared| answer(node, Node::addresses)),
+        )
+        .route("/healthz", get("ok\n"))
+        .route("/metrics", get(metrics))
+        .fallback(unknown)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .with_state(node)
+}
+
+async fn add_endpoint(node: Shared, body: Bytes) -> Result<Response, Failure> {
+    let endpoint: EndpointSpec = read("endpoint", &body)?;
+    let added = call(node, move |node| node.add_endpoint(&endpoint)).await?;
+    Ok((StatusCode::CREATED, Json(added)).into_response())
+}
+
+async fn remove_endpoint(node: Shared, Path(id): Path<String>) -> Result<StatusCode, Failure> {
+    call(node, move |node| node.remove_endpoint(&id)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn put_peer(node: Shared, body: Bytes) -> Result<Response, Failure> {
+    let peer: PeerSpec = read("peer", &body)?;
+    answer(node, move |node| node.put_peer(&peer)).await
+}
+
+async fn remove_peer(node: Shared, Path(name): Path<String>) -> Result<StatusCode, Failure> {
+    call(node, move |node| node.remove_peer(&name)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn metrics(node: Shared) -> Result<Response, Failure> {
+    let text = call(node, openmetrics::render).await?;
+    Ok(([(header::CONTENT_TYPE, openmetrics::CONTENT_TYPE)], text).into_response())
+}
+
+async fn unknown(uri: Uri) -> Failure {
+    let error = format!(
+        "there is nothing at {}: see /v1/status, /v1/endpoints, /v1/flows, /v1/metrics, \
+         /v1/peers, /v1/ipam, /healthz and /metrics",
+        uri.path()
+    );
+    Failure::of(Kind::Missing, error)
+}
+
+async fn wrong_method(request: Request) -> Failure {
+    let (method, path) = (request.method(), request.uri().path());
+    Failure::of(Kind::Method, format!("{path} does not take {method}"))
+}
+
+async fn answer<T: Serialize + Send + 'static>(
+    node: Shared,
+    work: impl FnOnce(&(dyn Node + 'static)) -> Result<T, Failure> + Send + 'static,
+) -> Result<Response, Failure> {
+    let value = call(node, work).await?;
+    Ok(Json(value).into_response())
+}
+
+/// Runs what may block away from the thread that serves.
+async fn call<T: Send + 'static>(
+    State(node): Shared,
+    work: impl FnOnce(&(dyn Node + 'static)) -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    let outcome = task::spawn_blocking(move || work(&*node)).await;
+    outcome.unwrap_or_else(|panic| {
+        tracing::error!(%panic, "a request made the agent panic");
+        Err(Failure::new(Kind::Internal, &panic))
+    })
+}
+
+fn read<T: DeserializeOwned>(what: &str, body: &Bytes) -> Result<T, Failure> {
+    serde_json::from_slice(body).map_err(|error| Failure {
+        causes: vec![error.to_string()],
+        ..Failure::of(Kind::Invalid, format!("the body is no {what} in JSON"))
+    })
+}
+
+/// The user at the other end of a connection, if the kernel tells.
+#[derive(Clone, Copy, Debug)]
+struct Caller(Option<Uid>);
+
+impl Connected<IncomingStream<'_, UnixListener>> for Caller {
+    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
+        let credentials = stream.io().peer_cred();
+        Self(
+            credentials
+                .ok()
+                .map(|credentials| Uid::from_raw(credentials.uid())),
+        )
+    }
+}
+
+/// The socket's mode keeps others out already, but only from when it is set, and not from a
+/// descriptor that was passed on.
+async fn check_caller(
+    ConnectInfo(Caller(uid)): ConnectInfo<Caller>,
+    request: Request,
+    next: Next,
+) -> Response {
+    match uid {
+        Some(uid) if uid.is_root() || uid == Uid::effective() => next.run(request).await,
+        _ => {
+            let who = uid.map_or_else(|| "someone".to_owned(), |uid| format!("user {uid}"));
+            let error = format!("{who} may not ask this agent: ask as root");
+            Failure::of(Kind::Forbidden, error).into_response()
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! `dp-agent`: the reference node agent.
+
+use std::{
+    io::{self, IsTerminal, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use clap::Parser;
+use datapath_tools::{
+    agent::{self, Config},
+    error::Result,
+};
+use tracing_subscriber::filter::LevelFilter;
+
+const AFTER_HELP: &str = "\
+A configuration:
+  socket = \"/run/datapath/agent.sock\"
+  state = \"/var/lib/datapath/ipam.redb\"
+
+  [datapath]
+  bpffs = \"/run/datapath/bpffs\"
+  uplinks = [\"eth0\"]
+  pod_cidrs = [\"10.244.1.0/24\", \"fd00:10:244:1::/64\"]
+  gateways = [\"10.244.1.1\", \"fd00:10:244:1::1\"]
+
+  [[peers]]
+  name = \"n2\"
+  address = \"192.0.2.12\"
+  pod_cidrs = [\"10.244.2.0/24\", \"fd00:10:244:2::/64\"]
+
+  [[endpoints]]
+  id = \"web-0\"
+  netns = \"/run/netns/web-0\"
+  identity = 1001
+
+Examples:
+  dp-agent --config /etc/datapath/agent.toml --check
+  dp-agent --config /etc/datapath/agent.toml
+  dpctl status
+
+It listens at the socket only (mode 0600), runs until SIGTERM or SIGINT, and leaves nothing but the
+file of its leases. Exit codes: 0 done, 1 it failed, 2 the command line makes no sense.";
+
+/// Runs the datapath of a node, the one whose network namespace it is started in.
+#[derive(Debug, Parser)]
+#[command(name = "dp-agent", version, after_help = AFTER_HELP, max_term_width = 100)]
+struct Cli {
+    /// Its configuration, a TOML file
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+
+    /// Only check the configuration
+    #[arg(long)]
+    check: bool,
+
+    /// How much to log: off, error, warn, info, debug or trace
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    log: LevelFilter,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    tracing_subscriber::fmt()
+        .with_max_level(cli.log)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .init();
+    match run(&cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let error = anyhow::Error::from(error);
+            // There is nowhere left to say that standard error is gone.
+            let _gone = writeln!(io::stderr(), "dp-agent: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<()> {
+    let config = Config::load(&cli.config)?;
+    if cli.check {
+        return Ok(());
+    }
+    agent::run(&config)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+}
