@@ -1,0 +1,265 @@
+//! The command line of `dpctl`: one verb, one file.
+
+mod completions;
+mod drops;
+mod endpoint;
+mod flows;
+mod ipam;
+mod lab;
+mod peers;
+mod status;
+mod target;
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use anyhow::Context as _;
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use serde::Serialize;
+
+use self::target::Target;
+use crate::{api::Client, error::Error};
+
+/// Exit code when something failed.
+const FAILED: u8 = 1;
+/// Exit code when the command line makes no sense; clap uses the same.
+const USAGE: u8 = 2;
+/// Exit code when there is no agent to ask.
+const UNREACHABLE: u8 = 3;
+
+const AFTER_HELP: &str = "\
+Exit codes:
+  0  done
+  1  it failed, or a check did
+  2  the command line makes no sense
+  3  no agent can be reached
+
+Examples:
+  dpctl lab up                       two nodes of two pods in network namespaces
+  dpctl --node n1 flows              what the first of them tracks
+  dpctl lab down                     and nothing is left
+  dpctl status                       the agent of this machine
+  dpctl --output json drops          for programs";
+
+/// Asks a node's datapath agent, and runs labs of such nodes.
+#[derive(Debug, Parser)]
+#[command(name = "dpctl", version, after_help = AFTER_HELP, max_term_width = 100)]
+pub struct Cli {
+    #[command(flatten)]
+    target: Target,
+
+    /// How to print
+    #[arg(long, value_enum, value_name = "FORM", default_value_t = Form::Table, global = true)]
+    output: Form,
+
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+/// How to print.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Form {
+    /// Tables, for people
+    Table,
+    /// JSON, for programs
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Status(status::Status),
+    #[command(subcommand)]
+    Endpoint(endpoint::Endpoint),
+    Flows(flows::Flows),
+    Drops(drops::Drops),
+    Peers(peers::Peers),
+    Ipam(ipam::Ipam),
+    #[command(subcommand)]
+    Lab(lab::Lab),
+    Completions(completions::Completions),
+}
+
+/// What a verb needs beside its own arguments.
+#[derive(Debug)]
+struct Context<'a> {
+    target: &'a Target,
+    form: Form,
+}
+
+/// What a verb has to say, and whether all is well.
+#[derive(Debug, Default)]
+struct Outcome {
+    text: String,
+    failed: bool,
+}
+
+/// Runs `dpctl`: reads the command line, prints, and returns the exit code.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let context = Context {
+        target: &cli.target,
+        form: cli.output,
+    };
+    let outcome = cli.verb.run(&context).and_then(|outcome| {
+        print(&outcome.text).context("print")?;
+        Ok(outcome.failed)
+    });
+    match outcome {
+        Ok(false) => ExitCode::SUCCESS,
+        Ok(true) => FAILED.into(),
+        Err(error) => {
+            complain(&error);
+            exit_code(&error).into()
+        }
+    }
+}
+
+/// Returns the description of the command line, for completions and tests.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
+impl Verb {
+    fn run(&self, context: &Context<'_>) -> anyhow::Result<Outcome> {
+        match self {
+            Self::Status(verb) => verb.run(context),
+            Self::Endpoint(verb) => verb.run(context),
+            Self::Flows(verb) => verb.run(context),
+            Self::Drops(verb) => verb.run(context),
+            Self::Peers(verb) => verb.run(context),
+            Self::Ipam(verb) => verb.run(context),
+            Self::Lab(verb) => verb.run(context),
+            Self::Completions(verb) => Ok(verb.run()),
+        }
+    }
+}
+
+impl Context<'_> {
+    fn client(&self) -> Result<Client, Error> {
+        self.target.socket().map(Client::new)
+    }
+
+    /// Shows a value in the form asked for.
+    fn show<T: Serialize>(
+        &self,
+        value: &T,
+        table: impl FnOnce(&T) -> String,
+    ) -> anyhow::Result<Outcome> {
+        let text = match self.form {
+            Form::Table => table(value),
+            Form::Json => serde_json::to_string_pretty(value)? + "\n",
+        };
+        Ok(text.into())
+    }
+}
+
+impl From<String> for Outcome {
+    fn from(text: String) -> Self {
+        Self {
+            text,
+            failed: false,
+        }
+    }
+}
+
+/// Writes to standard output. That nobody reads it any more (`| head`) is no failure.
+fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        outcome => outcome,
+    }
+}
+
+fn complain(error: &anyhow::Error) {
+    let mut text = format!("dpctl: {}", chain(error));
+    if let Some(Error::Unreachable { source, .. }) = error.downcast_ref() {
+        text.push_str("\n       ");
+        text.push_str(target::remedy(source));
+    }
+    // There is nowhere left to say that standard error is gone.
+    let _gone = writeln!(io::stderr(), "{text}");
+}
+
+/// Joins an error and its causes; a cause that its error tells already is left out.
+fn chain(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.ends_with(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
+}
+
+fn exit_code(error: &anyhow::Error) -> u8 {
+    match error.downcast_ref() {
+        Some(Error::Unreachable { .. } | Error::Silent { .. } | Error::NoNode { .. }) => {
+            UNREACHABLE
+        }
+        Some(Error::Usage { .. }) => USAGE,
+        _ => FAILED,
+    }
+}
+
+/// Arguments of verbs that take none.
+#[derive(Debug, Default, Args)]
+struct Nothing {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn every_verb_has_examples() {
+        fn check(command: &clap::Command) {
+            for verb in command.get_subcommands() {
+                let help = verb
+                    .get_after_help()
+                    .map(ToString::to_string)
+                    .unwrap_or_default();
+                let of_its_verbs = verb.has_subcommands();
+                assert!(
+                    of_its_verbs || help.contains("Examples:"),
+                    "{}",
+                    verb.get_name()
+                );
+                check(verb);
+            }
+        }
+        check(&command());
+    }
+
+    #[test]
+    fn failures_have_their_exit_codes() {
+        let refused = || io::Error::from(io::ErrorKind::ConnectionRefused);
+        let unreachable = Error::Unreachable {
+            socket: "/x".into(),
+            source: refused(),
+        };
+        assert_eq!(exit_code(&unreachable.into()), UNREACHABLE);
+        let usage = Error::Usage {
+            sentence: "no".to_owned(),
+        };
+        assert_eq!(exit_code(&usage.into()), USAGE);
+        assert_eq!(exit_code(&anyhow::anyhow!("else")), FAILED);
+    }
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let inner = anyhow::anyhow!("c").context("b: c").context("a");
+        assert_eq!(chain(&inner), "a: b: c");
+    }
+}

@@ -1,0 +1,117 @@
+//! `dpctl status`
+
+use clap::Args;
+
+use super::{Context, Outcome};
+use crate::{
+    api,
+    table::{self, list},
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  dpctl status
+  dpctl --node n1 status
+  dpctl --output json status | jq .datapath.flows";
+
+/// Show what the agent runs: kernel, tunnel, uplinks, pods, tables
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Status {}
+
+impl Status {
+    pub(super) fn run(&self, context: &Context<'_>) -> anyhow::Result<Outcome> {
+        let Self {} = self;
+        let client = context.client()?;
+        context.show(&client.status()?, |status| {
+            let socket = client.socket().display().to_string();
+            table::pairs(&rows(status, socket))
+        })
+    }
+}
+
+fn rows(status: &api::Status, socket: String) -> Vec<(&'static str, String)> {
+    let api::Status { agent, datapath } = status;
+    let up = table::duration(agent.uptime_s);
+    let mut rows = vec![
+        (
+            "agent",
+            format!("{} (process {}), up for {up}", agent.version, agent.pid),
+        ),
+        ("socket", socket),
+        ("kernel", datapath.kernel.clone()),
+        (
+            "tunnel",
+            format!("{}: {}", datapath.tunnel, datapath.tunnel_why),
+        ),
+    ];
+    for uplink in &datapath.uplinks {
+        let (name, mtu) = (&uplink.name, uplink.mtu_bytes);
+        let mut text = format!("{name}, MTU {mtu}: {}", list(&uplink.addresses));
+        if !uplink.masquerade.is_empty() {
+            text.push_str("; pods leave behind ");
+            text.push_str(&list(&uplink.masquerade));
+        }
+        rows.push(("uplink", text));
+    }
+    let gateways = list(&datapath.gateways);
+    rows.extend([
+        (
+            "pods",
+            format!(
+                "{}, MTU {}",
+                list(&datapath.pod_cidrs),
+                datapath.pod_mtu_bytes
+            ),
+        ),
+        ("gateway", format!("{gateways} at {}", datapath.gateway_mac)),
+        ("flows", occupancy(datapath.flows)),
+        ("pending", occupancy(datapath.pending)),
+        ("endpoints", datapath.endpoints.to_string()),
+        ("peers", datapath.peers.to_string()),
+        (
+            "pins",
+            format!(
+                "{}, ABI version {}",
+                datapath.bpffs.display(),
+                datapath.abi_version
+            ),
+        ),
+        ("leases", agent.state.display().to_string()),
+    ]);
+    rows
+}
+
+fn occupancy(table: api::TableUse) -> String {
+    let api::TableUse { used, max } = table;
+    let tenths = (u64::from(used) * 1000)
+        .checked_div(max.into())
+        .unwrap_or(0);
+    format!("{used} of {max} entries ({}.{}%)", tenths / 10, tenths % 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_reads_well() {
+        let status = api::sample::status();
+        let text = table::pairs(&rows(&status, "/run/datapath/agent.sock".to_owned()));
+        insta::assert_snapshot!(text, @"
+        agent      0.1.0 (process 4711), up for 2m13s
+        socket     /run/datapath/agent.sock
+        kernel     6.12.48
+        tunnel     direct: as configured
+        uplink     eth0, MTU 1500: 192.0.2.11, 2001:db8:0:1::11; pods leave behind 192.0.2.11, 2001:db8:0:1::11
+        pods       10.244.1.0/24, fd00:10:244:1::/64, MTU 1450
+        gateway    10.244.1.1, fd00:10:244:1::1 at 02:00:00:00:00:01
+        flows      1500 of 131072 entries (1.1%)
+        pending    0 of 32768 entries (0.0%)
+        endpoints  2
+        peers      1
+        pins       /run/datapath/bpffs, ABI version 1
+        leases     /var/lib/datapath/ipam.redb
+        ");
+    }
+}
