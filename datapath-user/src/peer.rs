@@ -19,10 +19,12 @@ pub struct PeerSpec {
     pub name: String,
     /// Its end of the tunnel, on the underlay.
     pub address: IpAddr,
-    /// Its other addresses.
+    /// Its other addresses. Those inside `pod_cidrs`, its gateways, are reached through the tunnel;
+    /// the node speaks to this node's pods from them, so that with
+    /// [`IdentityFrom::Ipcache`](crate::IdentityFrom::Ipcache) they must be named.
     #[serde(default)]
     pub node_addresses: Vec<IpAddr>,
-    /// The prefixes of its pods; its gateway addresses lie in there.
+    /// The prefixes of its pods.
     #[serde(default)]
     pub pod_cidrs: Vec<IpNet>,
     /// Those of its pods whose identities are known.
@@ -124,11 +126,94 @@ impl PeerSpec {
         let node = std::iter::once(&self.address)
             .chain(&self.node_addresses)
             .map(|&address| {
-                (
-                    IpNet::from(address),
-                    entry(identity::REMOTE_NODE, kind::PEER_NODE),
-                )
+                let tunnelled = self.pod_cidrs.iter().any(|cidr| cidr.contains(&address));
+                let kind = if tunnelled {
+                    kind::PEER_POD
+                } else {
+                    kind::PEER_NODE
+                };
+                (IpNet::from(address), entry(identity::REMOTE_NODE, kind))
             });
         ranges.chain(pods).chain(node).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_is_known_by_all_its_prefixes() {
+        let spec = PeerSpec {
+            name: "n2".into(),
+            address: "192.0.2.12".parse().unwrap(),
+            node_addresses: vec!["10.244.2.1".parse().unwrap(), "192.0.2.22".parse().unwrap()],
+            pod_cidrs: vec!["10.244.2.0/24".parse().unwrap()],
+            pods: vec![RemotePod {
+                address: "10.244.2.5".parse().unwrap(),
+                identity: 2001,
+            }],
+            uplink: None,
+        };
+        spec.validate().unwrap();
+        let found = |prefix: &str| {
+            let prefix: IpNet = prefix.parse().unwrap();
+            let all = spec.prefixes(7);
+            let (_, entry) = all
+                .iter()
+                .find(|(other, _)| *other == prefix)
+                .copied()
+                .unwrap();
+            assert_eq!(entry.index, 7);
+            (entry.kind, entry.identity)
+        };
+        assert_eq!(
+            found("10.244.2.0/24"),
+            (kind::PEER_POD, identity::UNMANAGED)
+        );
+        assert_eq!(found("10.244.2.5/32"), (kind::PEER_POD, 2001));
+        assert_eq!(
+            found("10.244.2.1/32"),
+            (kind::PEER_POD, identity::REMOTE_NODE)
+        );
+        assert_eq!(
+            found("192.0.2.12/32"),
+            (kind::PEER_NODE, identity::REMOTE_NODE)
+        );
+        assert_eq!(
+            found("192.0.2.22/32"),
+            (kind::PEER_NODE, identity::REMOTE_NODE)
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_a_peer_is_refused() {
+        let spec = |pod: &str, identity| PeerSpec {
+            name: "n2".into(),
+            address: "192.0.2.12".parse().unwrap(),
+            node_addresses: Vec::new(),
+            pod_cidrs: vec!["10.244.2.0/24".parse().unwrap()],
+            pods: vec![RemotePod {
+                address: pod.parse().unwrap(),
+                identity,
+            }],
+            uplink: None,
+        };
+        assert!(spec("10.244.2.5", 2001).validate().is_ok());
+        for (pod, identity) in [
+            ("10.244.3.5", 2001),
+            ("10.244.2.5", 1),
+            ("10.244.2.5", 1 << 24),
+        ] {
+            assert!(
+                matches!(spec(pod, identity).validate(), Err(Error::Invalid { .. })),
+                "{pod}"
+            );
+        }
+        let named = PeerSpec {
+            name: "../n2".into(),
+            ..spec("10.244.2.5", 2001)
+        };
+        assert!(named.validate().unwrap_err().to_string().contains("../n2"));
     }
 }

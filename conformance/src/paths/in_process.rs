@@ -259,7 +259,10 @@ fn peer(fabric: &Fabric, node: &Node, tunnel: Family) -> PeerSpec {
     PeerSpec {
         name: name(node),
         address: node.address(tunnel),
-        node_addresses: families.map(|&family| node.address(family)).collect(),
+        node_addresses: families
+            .map(|&family| node.address(family))
+            .chain(Family::ALL.map(|family| plan::pod_gateway(number, family)))
+            .collect(),
         pod_cidrs: Family::ALL
             .map(|family| plan::pod_cidr(number, family))
             .to_vec(),
