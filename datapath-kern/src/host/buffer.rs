@@ -28,6 +28,8 @@ pub struct Buffer {
     /// Whether the transport checksum is left to the hardware, `CHECKSUM_PARTIAL`: the field holds
     /// the folded sum of the pseudo header, not inverted.
     pub partial: bool,
+    /// Whether it came with a VLAN tag, which is not among its bytes.
+    pub tagged: bool,
     /// Whether something was asked for beyond [`MAX_OFFSET`]. Refused here, it would be found at
     /// another place in the kernel, which masks offsets: the packet path must never ask.
     pub strayed: Cell<bool>,
@@ -42,6 +44,7 @@ impl Buffer {
             interface,
             mark: 0,
             partial: false,
+            tagged: false,
             strayed: Cell::new(false),
         }
     }
@@ -100,6 +103,10 @@ impl Packet for Buffer {
 
     fn interface(&self) -> u32 {
         self.interface
+    }
+
+    fn is_tagged(&self) -> bool {
+        self.tagged
     }
 
     fn mark(&self) -> u32 {

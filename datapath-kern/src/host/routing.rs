@@ -34,7 +34,11 @@ pub struct Routing {
 
 impl Routing {
     fn routes(&mut self, prefix: Prefix) -> &mut Prefixes<Way> {
-        if prefix.is_v4() { &mut self.v4 } else { &mut self.v6 }
+        if prefix.is_v4() {
+            &mut self.v4
+        } else {
+            &mut self.v6
+        }
     }
 
     /// Enters a route.
@@ -66,7 +70,11 @@ impl Routing {
         hop.gateway = query.destination;
         hop.interface = ingress;
         hop.kind = kind::UNRESOLVED;
-        let routes = if query.destination.is_v4() { &self.v4 } else { &self.v6 };
+        let routes = if query.destination.is_v4() {
+            &self.v4
+        } else {
+            &self.v6
+        };
         let (interface, gateway) = match routes.find(&query.destination) {
             None => return Fib::Stack,
             Some(Way::Nowhere) => return Fib::Unreachable,
