@@ -1,6 +1,12 @@
 //! Masquerade there and back: what leaves is the node's, what comes back is the right pod's, and
 //! no two flows look alike outside.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test may panic"
+)]
+
 mod support;
 
 use std::collections::{HashMap, HashSet};
@@ -271,7 +277,7 @@ fn the_tunnels_port_is_given_to_no_udp_flow() {
     assert_eq!(port(&seen), TUNNEL_PORT);
 }
 
-/// A frame of the node's own socket, through to_uplink.
+/// A frame of the node's own socket, through `to_uplink`.
 fn from_node(host: &Host, l4: L4) -> (Tuple, Out) {
     let tuple = Tuple::new(plan::node(1, Family::V4), plan::outside(Family::V4), l4);
     let bytes = frame::build(

@@ -1,6 +1,12 @@
 //! Whatever arrives: no panic, one verdict, one reason, one counter. What holds for every frame is
 //! asserted in `support::run_marked`.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test may panic"
+)]
+
 mod support;
 
 use std::cell::RefCell;
@@ -146,7 +152,9 @@ fn random() -> impl Strategy<Value = Vec<u8>> {
 fn harmed() -> impl Strategy<Value = Vec<u8>> {
     let harms = proptest::collection::vec(harm(), 0..4);
     (proptest::sample::select(sensible()), harms).prop_map(|(mut frame, harms)| {
-        harms.iter().for_each(|harm| harm.apply(&mut frame));
+        for harm in &harms {
+            harm.apply(&mut frame);
+        }
         frame
     })
 }

@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "every test binary uses its own part")]
 
 pub(crate) mod frame;
+pub(crate) mod sent;
 pub(crate) mod tunnel;
 
 use datapath_kern::abi::addr::Addr;
@@ -123,13 +124,13 @@ pub(crate) fn node(number: u8, underlay: Family) -> Host {
     host
 }
 
-/// A frame as a pod of a node sends it, through from_pod.
+/// A frame as a pod of a node sends it, through `from_pod`.
 pub(crate) fn from_pod(host: &Host, node: u8, pod: u8, tuple: &Tuple) -> Out {
     let bytes = frame::of_pod(node, pod, tuple);
     run(host, Hook::FromPod, plan::pod_interface(pod), &bytes)
 }
 
-/// A frame as the router forwards it to a node, through from_uplink.
+/// A frame as the router forwards it to a node, through `from_uplink`.
 pub(crate) fn from_router(host: &Host, node: u8, tuple: &Tuple) -> Out {
     let bytes = frame::build(
         plan::node_mac(plan::ROUTER),
