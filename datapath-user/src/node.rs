@@ -28,7 +28,7 @@ use crate::probe::Kernel;
 use crate::programs::Programs;
 use crate::uplink::{self, UplinkView};
 
-/// Generation of the host and of the world, which nothing changes yet.
+/// Generation that the host and the world begin with.
 const FIRST_GENERATION: u32 = 1;
 
 /// A datapath in the kernel.
@@ -356,6 +356,19 @@ impl Node {
             .map_err(Error::map("write to", "next_hops"))
     }
 
+    /// Has flows with the world judged again: what was outside the cluster is inside now, or the
+    /// other way round.
+    fn renew_world(&mut self) -> Result<(), Error> {
+        let world = Peer {
+            generation: self.next_generation(),
+            ..Peer::default()
+        };
+        self.maps
+            .peers
+            .set(0, world, 0)
+            .map_err(Error::map("write to", "peers"))
+    }
+
     // --- peers ---------------------------------------------------------------------------------
 
     pub(crate) fn upsert_peer(
@@ -399,6 +412,7 @@ impl Node {
         };
         if let Some((_, old_spec)) = &old {
             self.forget_prefixes(old_spec, spec, index)?;
+            self.forget_routes(config, old_spec, spec)?;
         }
         let entry = Peer {
             address: spec.address.into(),
@@ -456,7 +470,7 @@ impl Node {
                 self.add_route(config, cidr)?;
             }
         }
-        Ok(())
+        self.renew_world()
     }
 
     pub(crate) fn remove_peer(&mut self, config: &Config, name: &str) -> Result<(), Error> {
@@ -495,6 +509,7 @@ impl Node {
             self.set_next_hop(PEERS_BASE + number, NextHop::default())
                 .err(),
         );
+        errors.extend(self.renew_world().err());
         let end = End::peer(view.index).raw();
         let its = |flow: &Flow, _| flow.from == end || flow.to == end;
         errors.extend(flows::sweep(&mut self.maps, its).err());
@@ -530,6 +545,20 @@ impl Node {
         Ok(())
     }
 
+    /// Deletes the routes to ranges that a peer has no more.
+    fn forget_routes(&self, config: &Config, old: &PeerSpec, new: &PeerSpec) -> Result<(), Error> {
+        if config.tunnel == Tunnel::Direct {
+            for &cidr in old
+                .pod_cidrs
+                .iter()
+                .filter(|cidr| !new.pod_cidrs.contains(cidr))
+            {
+                self.delete_route(config, cidr)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Whether all that a peer claims is free, or its own already.
     fn check_prefixes(&self, config: &Config, spec: &PeerSpec) -> Result<(), Error> {
         let overlap = |a: &IpNet, b: &IpNet| a.contains(b) || b.contains(a);
@@ -559,17 +588,62 @@ impl Node {
                 }
             }
         }
-        let same = self
+        self.check_node_addresses(config, spec)
+    }
+
+    /// Whether no address of a node, this one included, is another's or in a range of pods: the
+    /// longer prefix would take it away from whoever has it.
+    fn check_node_addresses(&self, config: &Config, spec: &PeerSpec) -> Result<(), Error> {
+        let in_use = |address: IpNet, owner: String| Err(Error::AddressInUse { address, owner });
+        let listed = self
+            .netlink
+            .addresses()
+            .map_err(Error::network("this namespace"))?;
+        let own: Vec<IpAddr> = listed
+            .iter()
+            .map(|address| address.net.addr())
+            .chain(config.gateways.iter().copied())
+            .collect();
+        let covered =
+            |cidrs: &[IpNet], address: &IpAddr| cidrs.iter().any(|cidr| cidr.contains(address));
+        for address in node_addresses(spec) {
+            if own.contains(&address) || covered(&config.pod_cidrs, &address) {
+                return in_use(address.into(), "this node".into());
+            }
+        }
+        // Its gateways lie among its pods, its end of the tunnel must not: packets to it would
+        // have to go through the tunnel.
+        if covered(&spec.pod_cidrs, &spec.address) {
+            return in_use(
+                spec.address.into(),
+                format!("the pods of peer {}", spec.name),
+            );
+        }
+        for &cidr in &spec.pod_cidrs {
+            if own.iter().any(|address| cidr.contains(address)) {
+                return in_use(cidr, "this node".into());
+            }
+        }
+        for other in self
             .peers
             .values()
-            .find(|other| other.spec.name != spec.name && other.spec.address == spec.address);
-        match same {
-            Some(other) => Err(Error::AddressInUse {
-                address: IpNet::from(spec.address),
-                owner: format!("peer {}", other.spec.name),
-            }),
-            None => Ok(()),
+            .map(|peer| &peer.spec)
+            .filter(|other| other.name != spec.name)
+        {
+            let owner = || format!("peer {}", other.name);
+            for address in node_addresses(spec) {
+                let theirs = node_addresses(other).any(|their| their == address);
+                if theirs || covered(&other.pod_cidrs, &address) {
+                    return in_use(address.into(), owner());
+                }
+            }
+            for &cidr in &spec.pod_cidrs {
+                if node_addresses(other).any(|address| cidr.contains(&address)) {
+                    return in_use(cidr, owner());
+                }
+            }
         }
+        Ok(())
     }
 
     fn uplink_of(&self, spec: &PeerSpec) -> Result<UplinkView, Error> {
@@ -583,6 +657,11 @@ impl Node {
             name,
         })
     }
+}
+
+/// All addresses of a peer itself.
+fn node_addresses(spec: &PeerSpec) -> impl Iterator<Item = IpAddr> {
+    std::iter::once(spec.address).chain(spec.node_addresses.iter().copied())
 }
 
 /// What the ipcache says of this node before anyone else is known. Shorter prefixes give way to
