@@ -103,35 +103,51 @@ pub(crate) fn sweep(
 ) -> Result<SweepReport, Error> {
     let mut report = SweepReport::default();
     let now_s = now_s();
-    for (table, name) in [(&mut maps.flows, "flows"), (&mut maps.pending, "pending")] {
+    for of_pending in [false, true] {
+        let (table, name) = table_of(maps, of_pending);
         for (key, flow) in entries(table, name)? {
             report.examined += 1;
             if !due(&flow, now_s) {
                 continue;
             }
-            let partner_key = flow.partner_key(&key);
             // Looked at again just before: the packets that came meanwhile count.
-            let current = |key| {
-                table
-                    .get(key, 0)
-                    .ok()
-                    .filter(|half: &Flow| half.pair == flow.pair)
+            let Some((_, half)) = find(maps, &key, flow.pair) else {
+                continue;
             };
-            let Some(half) = current(&key) else { continue };
-            let partner = current(&partner_key);
-            if !due(&half, now_s) || partner.is_some_and(|partner| !due(&partner, now_s)) {
+            let partner_key = flow.partner_key(&key);
+            let partner = find(maps, &partner_key, flow.pair);
+            if !due(&half, now_s) || partner.is_some_and(|(_, partner)| !due(&partner, now_s)) {
                 continue;
             }
-            for key in [Some(key), partner.map(|_| partner_key)]
-                .into_iter()
-                .flatten()
-            {
+            let partner = partner.map(|(of_pending, _)| (of_pending, partner_key));
+            for (of_pending, key) in [Some((of_pending, key)), partner].into_iter().flatten() {
+                let (table, name) = table_of(maps, of_pending);
                 gone(table.remove(&key)).map_err(Error::map("remove from", name))?;
                 report.removed += 1;
             }
         }
     }
     Ok(report)
+}
+
+/// One of the tables, with its name.
+fn table_of(maps: &mut Maps, pending: bool) -> (&mut FlowTable, &'static str) {
+    if pending {
+        (&mut maps.pending, "pending")
+    } else {
+        (&mut maps.flows, "flows")
+    }
+}
+
+/// One half of an incarnation of a flow, and whether it is a pending one: while a flow is being
+/// promoted its halves are in different tables.
+fn find(maps: &Maps, key: &FlowKey, pair: u32) -> Option<(bool, Flow)> {
+    [(&maps.flows, false), (&maps.pending, true)]
+        .into_iter()
+        .find_map(|(table, pending)| {
+            let half = table.get(key, 0).ok()?;
+            (half.pair == pair).then_some((pending, half))
+        })
 }
 
 impl FlowView {
