@@ -1,6 +1,8 @@
 //! Local endpoints: the pods of this node.
 
+use std::fs;
 use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use datapath_kern::abi::Mac;
@@ -12,6 +14,10 @@ use serde::{Deserialize, Serialize};
 use crate::config::Config;
 use crate::error::Error;
 use crate::naming;
+use crate::settle;
+
+/// The calling thread's namespace.
+const OWN_NETNS: &str = "/proc/thread-self/ns/net";
 
 /// An endpoint to be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -137,18 +143,28 @@ pub(crate) struct Wire {
 
 /// Makes the pair, its host's side down: nothing flows before the datapath knows the endpoint.
 ///
+/// Both ends have the uplink's MTU, only routes have the pods': what comes in without a tunnel
+/// may be larger.
+///
 /// # Errors
 ///
 /// [`Error::Network`].
-pub(crate) fn wire(node: &Netlink, spec: &EndpointSpec, gateway_mac: Mac) -> Result<Wire, Error> {
+pub(crate) fn wire(
+    node: &Netlink,
+    spec: &EndpointSpec,
+    gateway_mac: Mac,
+    device_mtu_bytes: u32,
+) -> Result<Wire, Error> {
     let host_interface = naming::host_interface(&spec.id);
     let mac = naming::mac("pod", &spec.id);
     let near = VethEnd {
         mac: Some(gateway_mac),
+        mtu_bytes: Some(device_mtu_bytes),
         ..VethEnd::new(&host_interface)
     };
     let far = VethEnd {
         mac: Some(mac),
+        mtu_bytes: Some(device_mtu_bytes),
         netns: Some(&spec.netns),
         ..VethEnd::new(&spec.interface)
     };
@@ -214,7 +230,7 @@ pub(crate) fn furnish(
             .mtu(mtu_bytes);
         pod.add_route(&default).map_err(fail())?;
     }
-    Ok(())
+    settle::wait(&spec.netns, &spec.interface, &spec.addresses)
 }
 
 fn everywhere(v4: bool) -> IpNet {
@@ -225,19 +241,33 @@ fn everywhere(v4: bool) -> IpNet {
     }
 }
 
-/// Whether a path can be a network namespace.
+/// Whether a path is a network namespace, and not the calling thread's own: that one would get the
+/// pod's addresses and default route.
 ///
 /// # Errors
 ///
-/// [`Error::Invalid`] where it is not there.
+/// [`Error::Invalid`] where it is not.
 pub(crate) fn check_netns(path: &Path) -> Result<(), Error> {
-    if path.exists() {
-        return Ok(());
+    let wrong = |rule| {
+        let value = path.display().to_string();
+        Err(Error::Invalid {
+            what: "netns",
+            value,
+            rule,
+        })
+    };
+    let Ok(found) = fs::metadata(path) else {
+        return wrong(
+            "no such network namespace: give a path as in /run/netns or /proc/PID/ns/net",
+        );
+    };
+    let own = fs::metadata(OWN_NETNS).map_err(Error::file("look at", OWN_NETNS))?;
+    // All namespaces are on one file system of their own (nsfs).
+    if found.dev() != own.dev() {
+        return wrong("is no network namespace: give a path as in /run/netns or /proc/PID/ns/net");
     }
-    let rule = "no such network namespace: give a path as in /run/netns or /proc/PID/ns/net";
-    Err(Error::Invalid {
-        what: "netns",
-        value: path.display().to_string(),
-        rule,
-    })
+    if found.ino() == own.ino() {
+        return wrong("is the node's own network namespace: give the pod's");
+    }
+    Ok(())
 }

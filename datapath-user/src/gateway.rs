@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::net::IpAddr;
+use std::path::Path;
 
 use aya::programs::TcAttachType;
 use datapath_kern::abi::Mac;
@@ -12,6 +13,7 @@ use ipnet::IpNet;
 use crate::error::Error;
 use crate::naming;
 use crate::programs::Programs;
+use crate::settle;
 
 /// This node's side.
 pub(crate) const HOST: &str = "dp_host";
@@ -43,10 +45,15 @@ impl Gateway {
     /// # Errors
     ///
     /// [`Error::Network`], [`Error::File`] for a setting of the interface.
-    pub(crate) fn create(netlink: &Netlink, gateways: &[IpAddr]) -> Result<Self, Error> {
+    pub(crate) fn create(
+        netlink: &Netlink,
+        gateways: &[IpAddr],
+        device_mtu_bytes: u32,
+    ) -> Result<Self, Error> {
         let mac = mac(gateways);
         let end = |name| VethEnd {
             mac: Some(mac),
+            mtu_bytes: Some(device_mtu_bytes),
             ..VethEnd::new(name)
         };
         let host = netlink
@@ -105,7 +112,7 @@ impl Gateway {
                 .add_address(self.index, IpNet::from(gateway))
                 .map_err(Error::network(HOST))?;
         }
-        Ok(())
+        settle::wait(Path::new("/proc/thread-self/ns/net"), HOST, gateways)
     }
 
     /// Attaches the programs of the pair.

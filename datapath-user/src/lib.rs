@@ -49,6 +49,7 @@ mod object;
 mod peer;
 mod probe;
 mod programs;
+mod settle;
 mod status;
 mod uplink;
 

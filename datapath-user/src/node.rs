@@ -70,7 +70,11 @@ impl Node {
         let uplinks = uplink::find(&netlink, config, &addresses)?;
         let mtu = uplink::mtu(&uplinks, config)?;
         let mut pins = Pins::take(&config.bpffs)?;
-        let gateway = match Gateway::create(&netlink, &config.gateways) {
+        let gateway = match Gateway::create(
+            &netlink,
+            &config.gateways,
+            uplink::device_mtu_bytes(&uplinks),
+        ) {
             Ok(gateway) => gateway,
             Err(error) => return Err(with_more(error, pins.release())),
         };
@@ -215,7 +219,12 @@ impl Node {
         endpoint::check_netns(&spec.netns)?;
         let used = self.endpoints.values().map(|endpoint| endpoint.view.slot);
         let slot = free_number(used, MAX_ENDPOINTS, "endpoint")?;
-        let wire = endpoint::wire(&self.netlink, spec, self.gateway.mac)?;
+        let wire = endpoint::wire(
+            &self.netlink,
+            spec,
+            self.gateway.mac,
+            uplink::device_mtu_bytes(&self.uplinks),
+        )?;
         let view = EndpointView {
             id: spec.id.clone(),
             slot,

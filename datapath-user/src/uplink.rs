@@ -122,6 +122,12 @@ pub(crate) fn mtu(uplinks: &[UplinkView], config: &Config) -> Result<PodMtu, Err
     })
 }
 
+/// The MTU of pods' interfaces: the smallest uplink's.
+pub(crate) fn device_mtu_bytes(uplinks: &[UplinkView]) -> u32 {
+    let sizes = uplinks.iter().map(|uplink| uplink.mtu_bytes);
+    sizes.min().unwrap_or(1500)
+}
+
 /// The MTU for a prefix of pods.
 ///
 /// # Errors
