@@ -1,0 +1,83 @@
+//! The kernel takes every program of the object, with whatever settings decide which parts of
+//! them it sees. Needs root.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "helpers of tests, outside of what clippy takes for one"
+)]
+
+use aya::{Ebpf, EbpfLoader, programs::SchedClassifier};
+use datapath_kern::abi::config::{Config, tunnel};
+use datapath_user::{OBJECT, PROGRAMS};
+
+/// What the verifier walks at most (`BPF_COMPLEXITY_LIMIT_INSNS`, include/linux/bpf.h), less a
+/// reserve for kernels that walk more than this one.
+const VERIFIED: u32 = 500_000;
+
+#[test]
+fn every_program_loads_under_every_setting() {
+    for tunnel in [tunnel::DIRECT, tunnel::NATIVE] {
+        for identity_from_vni in [0, 1] {
+            for checksum_v6_flags in flags() {
+                let settings = Config {
+                    tunnel,
+                    identity_from_vni,
+                    checksum_v6_flags,
+                    host_interface: 1,
+                    ..Config::DEFAULT
+                };
+                println!(
+                    "tunnel {tunnel}, identity from VNI {identity_from_vni}, checksum flags \
+                     {checksum_v6_flags:#x}:"
+                );
+                load_all(&settings);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_object_holds_the_programs_that_are_named_and_no_other() {
+    let ebpf = open(&Config::DEFAULT);
+    let mut found: Vec<_> = ebpf.programs().map(|(name, _)| name).collect();
+    let mut named = PROGRAMS;
+    found.sort_unstable();
+    named.sort_unstable();
+    assert_eq!(found, named);
+}
+
+fn load_all(settings: &Config) {
+    let mut ebpf = open(settings);
+    for name in PROGRAMS {
+        let program = ebpf.program_mut(name).unwrap();
+        let program: &mut SchedClassifier = program.try_into().unwrap();
+        if let Err(error) = program.load() {
+            panic!("{name}: {error}");
+        }
+        let info = program.info().unwrap();
+        let instructions = info.size_translated().unwrap() / 8;
+        let verified = info.verified_instruction_count().unwrap();
+        println!("  {name:<12} {instructions:>6} instructions, {verified:>7} verified");
+        assert!(
+            verified < VERIFIED,
+            "{name}: {verified} is close to what kernels refuse"
+        );
+    }
+}
+
+fn open(settings: &Config) -> Ebpf {
+    EbpfLoader::new()
+        .override_global("CONFIG", settings, true)
+        .map_max_entries("flows", 1024)
+        .map_max_entries("pending", 1024)
+        .load(OBJECT)
+        .unwrap_or_else(|error| panic!("{error}: loading needs root"))
+}
+
+/// Without and with `BPF_F_IPV6`: a kernel looks at the flags when a packet comes, so the one that
+/// does not know it takes the program too.
+fn flags() -> [u32; 2] {
+    [0, 1 << 7]
+}
