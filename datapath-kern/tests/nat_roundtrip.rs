@@ -20,7 +20,7 @@ use datapath_kern::packet::Family;
 use datapath_kern::verdict::{Action, DropReason};
 use proptest::prelude::*;
 use rstest::rstest;
-use support::frame::{self, ACK, L4, SYN, Tuple};
+use support::frame::{self, ACK, L4, RST, SYN, Tuple};
 use support::{Out, entry, from_pod, from_router, key, node, run};
 
 const TUNNEL_PORT: u16 = 6081;
@@ -465,4 +465,25 @@ fn a_flow_keeps_its_port_when_it_is_judged_again() {
     assert_eq!(port(&again), port(&first));
     host.peers.update(&0, |world| world.generation += 1);
     answered(&host, 2, &tcp(2, 40_000), &first);
+}
+
+/// The pending table let go of the answers' half, and another flow has the port now.
+#[rstest]
+fn a_flow_that_lost_its_port_finds_another(#[values(SYN, ACK, RST)] flags: u8) {
+    let host = node(1, Family::V4);
+    let (first, second) = (tcp(1, 40_000), tcp(2, 40_000));
+    let seen = masqueraded(&from_pod(&host, 1, 1, &first), &first);
+    host.pending.remove(&key(&seen.answer(0)));
+    assert_eq!(masqueraded(&from_pod(&host, 1, 2, &second), &second), seen);
+
+    let next = first.with_flags(flags);
+    let out = from_pod(&host, 1, 1, &next);
+    if flags == RST {
+        out.dropped(Direction::Egress, DropReason::TcpWithoutFlow);
+    } else {
+        assert_ne!(port(&masqueraded(&out, &next)), port(&seen));
+    }
+    // The other flow noticed nothing.
+    assert_eq!(entry(&host, &key(&seen.answer(0))).unwrap().state, 0);
+    answered(&host, 2, &second, &seen);
 }

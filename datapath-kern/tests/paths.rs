@@ -14,6 +14,7 @@ use datapath_kern::abi::endpoint::identity;
 use datapath_kern::abi::ipcache::{IpEntry, flags, kind};
 use datapath_kern::abi::metric::Direction::Ingress;
 use datapath_kern::abi::tunnel::Uplink;
+use datapath_kern::env::Table;
 use datapath_kern::host::{Hook, Prefix, Way, plan};
 use datapath_kern::packet::Family::{self, V4, V6};
 use datapath_kern::verdict::{Action, DropReason};
@@ -272,6 +273,14 @@ fn the_underlay_to_the_node_and_to_pods(#[values(V4, V6)] family: Family) {
     let out = from_pod(&host, 1, 1, &back);
     assert_eq!(out.counted, "egress to-network");
     is(&frame::parse(&out.bytes), &back, 63);
+
+    // Also when it is judged again: an answer keeps the source that was asked.
+    host.peers.update(&0, |world| world.generation += 1);
+    is(
+        &frame::parse(&from_pod(&host, 1, 1, &back).bytes),
+        &back,
+        63,
+    );
 
     let vacant = Tuple::new(plan::outside(family), plan::pod(1, 150, family), TCP);
     from_router(&host, 1, &vacant).dropped(Ingress, DropReason::Vacant);

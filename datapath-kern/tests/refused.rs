@@ -80,6 +80,9 @@ fn an_established_flow_is_its_pods_alone(#[values(V4, V6)] family: Family) {
     let bytes = frame::of_pod(1, 1, &ack);
     run(&host, Hook::FromPod, plan::pod_interface(3), &bytes)
         .dropped(Egress, DropReason::InvalidSourceMac);
+    let forged = frame::of_pod(1, 2, &ack);
+    run(&host, Hook::FromPod, plan::pod_interface(1), &forged)
+        .dropped(Egress, DropReason::InvalidSourceMac);
     // Nor does it come in from anywhere else.
     from_router(&host, 1, &ack).dropped(Ingress, DropReason::InvalidSourceIp);
     from_host(&host, &ack).dropped(Egress, DropReason::UnexpectedArrival);

@@ -67,7 +67,10 @@ fn tunnel_packets_come_from_peers_by_their_way(#[values(V4, V6)] underlay: Famil
 fn a_peer_speaks_for_its_own_addresses_only(#[values(V4, V6)] family: Family) {
     let host = node(1, V4);
     let to = plan::pod(1, 1, family);
+    host.add_peer(1, 9, V4, 1).unwrap();
     let not_its = [
+        plan::pod(9, 1, family),
+        plan::node(9, family),
         plan::pod(1, 2, family),
         plan::gateway(1, family),
         plan::node(1, family),
