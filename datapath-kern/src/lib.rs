@@ -6,7 +6,7 @@
 //! (`host`, behind the feature of that name).
 //!
 //! Start at [`pipeline`], one short function per hook. Then a [`stage`], say [`stage::flow`].
-//! [`abi`] is the layout of the maps, shared with user space.
+//! [`mod@abi`] is the layout of the maps, shared with user space.
 
 #![no_std]
 #![deny(unsafe_code)]

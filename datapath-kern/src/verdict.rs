@@ -88,7 +88,7 @@ outcomes! {
         InvalidSourceIp = 3, "Invalid source ip";
         /// Neither IPv4, IPv6 nor ARP; VLAN tags among them.
         UnsupportedL2 = 4, "Unsupported L2 protocol";
-        /// Loopback, link-local or unspecified address as source or destination.
+        /// Loopback or unspecified address, or IPv6 link-local, as source or destination.
         Martian = 5, "Martian address";
         /// More than one receiver.
         Multicast = 6, "Multicast";

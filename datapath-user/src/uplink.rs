@@ -20,11 +20,12 @@ pub struct UplinkView {
     pub index: u32,
     /// Its MTU.
     pub mtu_bytes: u32,
-    /// Its addresses, in the kernel's order, link-local ones left out.
+    /// Its addresses, link-local ones left out: configured ones before those that expire, and then
+    /// the oldest first.
     pub addresses: Vec<IpAddr>,
-    /// The addresses that pods are masqueraded behind: in each family the first one of the
-    /// interface, which the kernel keeps in the order in which they were added. None where
-    /// masquerade is off.
+    /// The addresses that pods are masqueraded behind: in each family the first of `addresses`, so
+    /// that one more address changes nothing for the flows that there are. None where masquerade
+    /// is off.
     pub masquerade: Vec<IpAddr>,
 }
 
@@ -72,16 +73,11 @@ pub(crate) fn find(
                 what: "uplink",
                 name: name.clone(),
             })?;
-        let own: Vec<IpAddr> = addresses
-            .iter()
-            .filter(|address| address.index == link.index && address.scope == Scope::Universe)
-            .map(|address| address.net.addr())
-            .collect();
         let mut uplink = UplinkView {
             name: name.clone(),
             index: link.index,
             mtu_bytes: link.mtu_bytes,
-            addresses: own,
+            addresses: oldest_first(link.index, addresses),
             masquerade: Vec::new(),
         };
         if config.masquerade {
@@ -93,6 +89,25 @@ pub(crate) fn find(
         found.push(uplink);
     }
     Ok(found)
+}
+
+/// The addresses of an interface that are good anywhere, in the order of [`UplinkView::addresses`].
+///
+/// The kernel lists IPv4 addresses in the order in which they were added (`__inet_insert_ifa`,
+/// `net/ipv4/devinet.c`), and IPv6 addresses the other way round (`ipv6_link_dev_addr`,
+/// `net/ipv6/addrconf.c`).
+fn oldest_first(index: u32, addresses: &[Address]) -> Vec<IpAddr> {
+    let own = |v4| {
+        let here = move |address: &&Address| {
+            address.index == index
+                && address.scope == Scope::Universe
+                && address.net.addr().is_ipv4() == v4
+        };
+        addresses.iter().filter(here)
+    };
+    let mut found: Vec<&Address> = own(true).chain(own(false).rev()).collect();
+    found.sort_by_key(|address| !address.permanent);
+    found.iter().map(|address| address.net.addr()).collect()
 }
 
 /// The MTU of pods: the smallest uplink's, less what the tunnel adds in the larger of the

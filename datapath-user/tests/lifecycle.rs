@@ -44,6 +44,22 @@ fn close_leaves_nothing_of_open() {
 }
 
 #[test]
+fn pods_stay_behind_the_oldest_address_of_the_uplink() {
+    Lab::run(|lab| {
+        let netlink = Netlink::open().unwrap();
+        let index = netlink.link(UPLINK).unwrap().unwrap().index;
+        for later in ["192.0.2.3/24", "2001:db8:2::3/64"] {
+            netlink.add_address(index, net(later)).unwrap();
+        }
+        let datapath = Datapath::open(lab.config()).unwrap();
+        let uplinks = datapath.status().unwrap().uplinks;
+        assert_eq!(uplinks[0].masquerade, NODE.map(ip));
+        assert_eq!(uplinks[0].addresses.len(), 4);
+        datapath.close().unwrap();
+    });
+}
+
+#[test]
 fn close_takes_endpoints_and_peers_with_it() {
     Lab::run(|lab| {
         let before = Machine::look(lab);

@@ -1,4 +1,4 @@
-//! [`abi!`](crate::abi): what makes a struct fit to cross between kernel and user space.
+//! [`abi!`](crate::abi!): what makes a struct fit to cross between kernel and user space.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
