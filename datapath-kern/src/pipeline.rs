@@ -130,7 +130,9 @@ fn leave_node<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Outco
     }
     match env.ipcache(&work.hdr.key.source).unwrap_or_default().kind {
         kind::HOST => {}
-        kind::ENDPOINT => work.hdr.key.scope = scope::STACK,
+        kind::ENDPOINT if masquerades(env, pkt.interface(), &work.hdr) => {
+            work.hdr.key.scope = scope::STACK;
+        }
         _ => return Ok(Verdict::PASS),
     }
     let of_pod = work.hdr.key.scope == scope::STACK;
@@ -150,6 +152,18 @@ fn leave_node<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Outco
         Err(_) => return Ok(Verdict::PASS),
     }
     forward::in_place(pkt, work)
+}
+
+/// Whether pods go out of this uplink behind its address.
+#[inline(always)]
+fn masquerades<E: Env>(env: &E, interface: u32, hdr: &Headers) -> bool {
+    let uplink = env.uplinks().get(&interface).unwrap_or_default();
+    let behind = if hdr.key.destination.is_v4() {
+        uplink.masquerade_v4
+    } else {
+        uplink.masquerade_v6
+    };
+    !behind.is_none()
 }
 
 /// Enters a flow that the stack sends out of an uplink: behind the uplink's address where it is a

@@ -467,3 +467,19 @@ fn a_pod_that_moved_away_takes_its_flows_along() {
     talk.client_out(ACK)
         .dropped(Direction::Egress, DropReason::Vacant);
 }
+
+#[test]
+fn what_a_packet_closes_it_closes_also_when_its_flow_is_judged_again() {
+    let talk = Talk::established();
+    talk.host
+        .endpoints
+        .update(&2, |endpoint| endpoint.generation = 9);
+    talk.client(RST);
+    let [forward, reply] = talk.halves().unwrap();
+    let closed = |half: &Flow| half.state & state::CLOSED == state::CLOSED;
+    assert!(closed(&forward) && closed(&reply));
+    assert_eq!(forward.generation, [1, 9]);
+    assert_eq!(talk.left_s(), [10; 2]);
+    // SYN, ACK and RST, each once.
+    assert_eq!(forward.packets, 3);
+}

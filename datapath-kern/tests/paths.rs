@@ -358,13 +358,37 @@ fn some_destinations_see_the_pods_own_address(#[values(V4, V6)] family: Family) 
     host.uplinks.set(plan::UPLINK, Uplink::default()).unwrap();
     let other = Tuple {
         l4: L4::Tcp(40_001, 80, SYN),
-        ..to_peer
+        ..tuple
     };
     is(
         &frame::parse(&from_pod(&host, 1, 1, &other).bytes),
         &other,
         63,
     );
+}
+
+#[rstest]
+fn without_masquerade_a_peer_is_spoken_to_through_the_tunnel(#[values(V4, V6)] family: Family) {
+    let (a, b) = (node(1, V4), node(2, V4));
+    a.uplinks.set(plan::UPLINK, Uplink::default()).unwrap();
+    let there = Tuple::new(plan::pod(1, 1, family), plan::node(2, family), TCP);
+    let back = there.answer(ACK);
+    for _ in 0..3 {
+        let out = from_pod(&a, 1, 1, &there);
+        into_tunnel(&a, 1, &out, V4, plan::pod_identity(1, 1));
+        let out = from_uplink(&b, &out.bytes);
+        into_host(&b, 2, &out, "ingress to-host", &there, 63);
+        let out = from_host(&b, &back);
+        into_tunnel(&b, 2, &out, V4, identity::REMOTE_NODE);
+        into_pod(
+            &from_uplink(&a, &out.bytes),
+            1,
+            1,
+            "ingress to-endpoint",
+            &back,
+            63,
+        );
+    }
 }
 
 #[rstest]

@@ -462,14 +462,15 @@ impl Node {
         hop: NextHop,
     ) -> Result<(), Error> {
         let number = u32::from(index);
+        self.set_next_hop(PEERS_BASE + number, hop)?;
+        // What flows are judged by comes before the generation that has them judged again.
+        for (prefix, entry) in spec.prefixes(index) {
+            self.maps.set_prefix(prefix, entry)?;
+        }
         self.maps
             .peers
             .set(number, entry, 0)
             .map_err(Error::map("write to", "peers"))?;
-        self.set_next_hop(PEERS_BASE + number, hop)?;
-        for (prefix, entry) in spec.prefixes(index) {
-            self.maps.set_prefix(prefix, entry)?;
-        }
         self.maps
             .peer_indices
             .insert(Addr::from(spec.address), number, 0)
@@ -682,6 +683,11 @@ fn own_prefixes(config: &Config, addresses: &[Address]) -> Vec<(IpNet, IpEntry)>
         kind,
         flags,
     };
+    // Mapped addresses lie in `::/0`: without an entry of its own IPv4 would fall under that.
+    let of_v4 = (
+        IpNet::V4(ipnet::Ipv4Net::default()),
+        entry(identity::WORLD, ipcache::kind::WORLD, 0),
+    );
     let outside = config.non_masquerade.iter().map(|&prefix| {
         let flags = ipcache::flags::NO_MASQUERADE;
         (
@@ -704,7 +710,11 @@ fn own_prefixes(config: &Config, addresses: &[Address]) -> Vec<(IpNet, IpEntry)>
                 entry(identity::HOST, ipcache::kind::HOST, 0),
             )
         });
-    outside.chain(vacant).chain(own).collect()
+    std::iter::once(of_v4)
+        .chain(outside)
+        .chain(vacant)
+        .chain(own)
+        .collect()
 }
 
 /// The settings of a load.

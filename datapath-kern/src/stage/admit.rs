@@ -10,6 +10,7 @@ use crate::stage::flow::{self, Hit};
 use crate::stage::nat;
 use crate::stage::origin;
 use crate::stage::route;
+use crate::stage::tcp;
 use crate::verdict::DropReason;
 use crate::wire::ip::protocol;
 use crate::wire::transport::tcp_flag;
@@ -260,7 +261,12 @@ pub fn again<E: Env>(env: &E, work: &mut Work) -> Result<(), DropReason> {
         Addr::NONE
     };
     if route.masquerade == behind && route.target == flow.target() {
-        return mend(env, work);
+        mend(env, work)?;
+        if hdr_closes(work) {
+            // What a packet closes, it closes also when its flow had to be judged again.
+            let _ = tcp::event(env, work);
+        }
+        return Ok(());
     }
     flow::remove_pair(env, &hdr.key, flow);
     if !initial {
@@ -270,10 +276,18 @@ pub fn again<E: Env>(env: &E, work: &mut Work) -> Result<(), DropReason> {
     enter(env, work)
 }
 
+/// Whether the packet closes its flow, or one direction of it.
+#[inline(always)]
+fn hdr_closes(work: &Work) -> bool {
+    work.hdr.tcp_flags & (tcp_flag::FIN | tcp_flag::RST) != 0
+}
+
 /// Writes what was decided again into both halves of a flow.
 #[inline(never)]
 fn mend<E: Env>(env: &E, work: &mut Work) -> Result<(), DropReason> {
     let (verdict, rule_id) = judge(env, work)?;
+    // Then it is counted where it is closed.
+    let closes = hdr_closes(work);
     work.held_key = work.flow.partner_key(&work.hdr.key);
     let Work {
         hdr,
@@ -295,8 +309,10 @@ fn mend<E: Env>(env: &E, work: &mut Work) -> Result<(), DropReason> {
     flow.to = route.end.raw();
     flow.next_hop = route.next_hop;
     flow.next_hop_tag = route.next_hop_tag;
-    flow.packets = flow.packets.wrapping_add(1);
-    flow.bytes = flow.bytes.wrapping_add(u64::from(hdr.length));
+    if !closes {
+        flow.packets = flow.packets.wrapping_add(1);
+        flow.bytes = flow.bytes.wrapping_add(u64::from(hdr.length));
+    }
     if flow.state & state::CLOSED != state::CLOSED {
         flow.expires_s = expires_s;
     }

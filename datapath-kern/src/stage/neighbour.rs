@@ -97,8 +97,9 @@ fn answer_solicitation<E: Env, P: Packet>(
     }
     let fixed: [u8; Neighbour::FIXED_LEN as usize] = pkt.read(hdr.l4)?;
     let ip: Ipv6 = pkt.read(hdr.l3)?;
-    // With extension headers, or over several hops, it is none (RFC 4861, section 7.1.1).
-    if hdr.l4 != hdr.l3 + 40 || hdr.ttl != 255 {
+    // With extension headers, over several hops, or cut short it is none (RFC 4861, section
+    // 7.1.1).
+    if hdr.l4 != hdr.l3 + 40 || hdr.ttl != 255 || ip.payload_len.get() < Neighbour::FIXED_LEN {
         return Err(DropReason::InvalidPacket);
     }
     let [_, _, _, _, _, _, _, _, target @ ..] = fixed;

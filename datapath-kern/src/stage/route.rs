@@ -135,5 +135,26 @@ fn out<E: Env>(env: &E, entry: ipcache::IpEntry, work: &mut Work) -> Result<(), 
             uplink.masquerade_v6
         };
     }
+    let own_address = work.route.masquerade.is_none() && env.tunnel() == tunnel::DIRECT;
+    if own_address && entry.kind == kind::PEER_NODE {
+        // Its answers come through the tunnel, as to any of our pods: so must the question go.
+        return to_peer(env, entry.index, work);
+    }
+    Ok(())
+}
+
+/// Through the tunnel, to the peer itself: the rest of the route is there already.
+#[inline(always)]
+fn to_peer<E: Env>(env: &E, index: u16, work: &mut Work) -> Result<(), DropReason> {
+    let slot = PEERS_BASE + u32::from(index);
+    let tag = env.next_hops().get(&slot).ok_or(DropReason::NoRoute)?.tag;
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "slots are below MAX_NEXT_HOPS"
+    )]
+    let next_hop = slot as u16;
+    work.route.target = flags::TARGET_TUNNEL;
+    work.route.next_hop = next_hop;
+    work.route.next_hop_tag = tag;
     Ok(())
 }
