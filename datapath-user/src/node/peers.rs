@@ -1,0 +1,321 @@
+//! Peers into the kernel, and out of it again.
+
+use std::net::IpAddr;
+
+use datapath_kern::abi::addr::Addr;
+use datapath_kern::abi::flow::{End, Flow};
+use datapath_kern::abi::nexthop::{self, NextHop, PEERS_BASE};
+use datapath_kern::abi::tunnel::{MAX_PEERS, Peer};
+use ipnet::IpNet;
+
+use super::{Node, with_more};
+use crate::config::{Config, Tunnel};
+use crate::datapath::{free_number, of_family};
+use crate::error::Error;
+use crate::flows;
+use crate::gateway;
+use crate::maps::gone;
+use crate::naming;
+use crate::peer::{PeerSpec, PeerView};
+use crate::uplink::{self, UplinkView};
+
+/// A peer and what was said of it.
+pub(crate) struct Remote {
+    pub(crate) view: PeerView,
+    spec: PeerSpec,
+}
+
+impl Node {
+    pub(crate) fn upsert_peer(
+        &mut self,
+        config: &Config,
+        spec: &PeerSpec,
+    ) -> Result<PeerView, Error> {
+        let old = self
+            .peers
+            .get(&spec.name)
+            .map(|peer| (peer.view.clone(), peer.spec.clone()));
+        if let Some((view, old_spec)) = &old
+            && old_spec == spec
+        {
+            return Ok(view.clone());
+        }
+        self.check_prefixes(config, spec)?;
+        let uplink = self.uplink_of(spec)?;
+        let v4 = spec.address.is_ipv4();
+        let local = of_family(&config.underlay, v4).or_else(|| uplink.address(v4));
+        let local = local.ok_or(Error::Invalid {
+            what: "peer address",
+            value: spec.address.to_string(),
+            rule: "this node has no underlay address of its family",
+        })?;
+        let used = self.peers.values().map(|peer| peer.view.index);
+        let index = match &old {
+            Some((view, _)) => view.index,
+            None => free_number(used, MAX_PEERS, "peer")?,
+        };
+        let view = PeerView {
+            name: spec.name.clone(),
+            index,
+            address: spec.address,
+            local,
+            node_addresses: spec.node_addresses.clone(),
+            pod_cidrs: spec.pod_cidrs.clone(),
+            pods: spec.pods.len(),
+            interface: uplink.name.clone(),
+            generation: self.next_generation(),
+        };
+        if let Some((_, old_spec)) = &old {
+            self.forget_prefixes(old_spec, spec, index)?;
+            self.forget_routes(config, old_spec, spec)?;
+        }
+        let entry = Peer {
+            address: spec.address.into(),
+            local: local.into(),
+            generation: view.generation,
+            interface: uplink.index,
+            mac: naming::mac("peer", &spec.address.to_string()),
+            ..Peer::default()
+        };
+        let hop = NextHop {
+            gateway: spec.address.into(),
+            interface: uplink.index,
+            kind: nexthop::kind::UNRESOLVED,
+            ..NextHop::default()
+        };
+        self.peers.insert(
+            spec.name.clone(),
+            Remote {
+                view: view.clone(),
+                spec: spec.clone(),
+            },
+        );
+        match self.install_peer(config, spec, index, entry, hop) {
+            Ok(()) => Ok(view),
+            Err(error) => {
+                let undone = self.remove_peer(config, &spec.name).err();
+                Err(with_more(error, undone.into_iter().collect()))
+            }
+        }
+    }
+
+    fn install_peer(
+        &mut self,
+        config: &Config,
+        spec: &PeerSpec,
+        index: u16,
+        entry: Peer,
+        hop: NextHop,
+    ) -> Result<(), Error> {
+        let number = u32::from(index);
+        self.set_next_hop(PEERS_BASE + number, hop)?;
+        // What flows are judged by comes before the generation that has them judged again.
+        for (prefix, entry) in spec.prefixes(index) {
+            self.maps.set_prefix(prefix, entry)?;
+        }
+        self.maps
+            .peers
+            .set(number, entry, 0)
+            .map_err(Error::map("write to", "peers"))?;
+        self.maps
+            .peer_indices
+            .insert(Addr::from(spec.address), number, 0)
+            .map_err(Error::map("insert into", "peer_indices"))?;
+        if config.tunnel == Tunnel::Direct {
+            for &cidr in &spec.pod_cidrs {
+                self.add_route(config, cidr)?;
+            }
+        }
+        self.renew_world()
+    }
+
+    pub(crate) fn remove_peer(&mut self, config: &Config, name: &str) -> Result<(), Error> {
+        let not_found = || Error::NotFound {
+            what: "peer",
+            name: name.to_owned(),
+        };
+        let Remote { view, spec } = self.peers.remove(name).ok_or_else(not_found)?;
+        let number = u32::from(view.index);
+        let mut errors = Vec::new();
+        errors.extend(
+            gone(self.maps.peer_indices.remove(&Addr::from(spec.address)))
+                .map_err(Error::map("remove from", "peer_indices"))
+                .err(),
+        );
+        if config.tunnel == Tunnel::Direct {
+            for &cidr in &spec.pod_cidrs {
+                errors.extend(self.delete_route(config, cidr).err());
+            }
+        }
+        for (prefix, _) in spec.prefixes(view.index) {
+            errors.extend(self.maps.remove_prefix(prefix).err());
+        }
+        let vacated = Peer {
+            generation: self.next_generation(),
+            ..Peer::default()
+        };
+        errors.extend(
+            self.maps
+                .peers
+                .set(number, vacated, 0)
+                .map_err(Error::map("write to", "peers"))
+                .err(),
+        );
+        errors.extend(
+            self.set_next_hop(PEERS_BASE + number, NextHop::default())
+                .err(),
+        );
+        errors.extend(self.renew_world().err());
+        let end = End::peer(view.index).raw();
+        let its = |flow: &Flow, _| flow.from == end || flow.to == end;
+        errors.extend(flows::sweep(&mut self.maps, its).err());
+        Error::collect(errors)
+    }
+
+    fn delete_route(&self, config: &Config, pods: IpNet) -> Result<(), Error> {
+        let v4 = pods.addr().is_ipv4();
+        let mtu_bytes = uplink::mtu_bytes(self.mtu, v4)?;
+        let route = self.gateway.route(pods, config.gateway(v4), mtu_bytes);
+        self.netlink
+            .delete_route(&route)
+            .map(drop)
+            .map_err(Error::network(gateway::HOST))
+    }
+
+    /// Takes out what a peer had and has no more.
+    fn forget_prefixes(&mut self, old: &PeerSpec, new: &PeerSpec, index: u16) -> Result<(), Error> {
+        let kept: Vec<_> = new
+            .prefixes(index)
+            .into_iter()
+            .map(|(prefix, _)| prefix)
+            .collect();
+        for (prefix, _) in old.prefixes(index) {
+            if !kept.contains(&prefix) {
+                self.maps.remove_prefix(prefix)?;
+            }
+        }
+        if old.address != new.address {
+            gone(self.maps.peer_indices.remove(&Addr::from(old.address)))
+                .map_err(Error::map("remove from", "peer_indices"))?;
+        }
+        Ok(())
+    }
+
+    /// Deletes the routes to ranges that a peer has no more.
+    fn forget_routes(&self, config: &Config, old: &PeerSpec, new: &PeerSpec) -> Result<(), Error> {
+        if config.tunnel == Tunnel::Direct {
+            for &cidr in old
+                .pod_cidrs
+                .iter()
+                .filter(|cidr| !new.pod_cidrs.contains(cidr))
+            {
+                self.delete_route(config, cidr)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether all that a peer claims is free, or its own already.
+    fn check_prefixes(&self, config: &Config, spec: &PeerSpec) -> Result<(), Error> {
+        let overlap = |a: &IpNet, b: &IpNet| a.contains(b) || b.contains(a);
+        for cidr in &spec.pod_cidrs {
+            if config.pod_cidrs.iter().any(|own| overlap(own, cidr)) {
+                return Err(Error::AddressInUse {
+                    address: *cidr,
+                    owner: "this node".into(),
+                });
+            }
+            for other in self
+                .peers
+                .values()
+                .filter(|other| other.spec.name != spec.name)
+            {
+                if other
+                    .spec
+                    .pod_cidrs
+                    .iter()
+                    .any(|theirs| overlap(theirs, cidr))
+                {
+                    let owner = format!("peer {}", other.spec.name);
+                    return Err(Error::AddressInUse {
+                        address: *cidr,
+                        owner,
+                    });
+                }
+            }
+        }
+        self.check_node_addresses(config, spec)
+    }
+
+    /// Whether no address of a node, this one included, is another's or in a range of pods: the
+    /// longer prefix would take it away from whoever has it.
+    fn check_node_addresses(&self, config: &Config, spec: &PeerSpec) -> Result<(), Error> {
+        let in_use = |address: IpNet, owner: String| Err(Error::AddressInUse { address, owner });
+        let listed = self
+            .netlink
+            .addresses()
+            .map_err(Error::network("this namespace"))?;
+        let own: Vec<IpAddr> = listed
+            .iter()
+            .map(|address| address.net.addr())
+            .chain(config.gateways.iter().copied())
+            .collect();
+        let covered =
+            |cidrs: &[IpNet], address: &IpAddr| cidrs.iter().any(|cidr| cidr.contains(address));
+        for address in node_addresses(spec) {
+            if own.contains(&address) || covered(&config.pod_cidrs, &address) {
+                return in_use(address.into(), "this node".into());
+            }
+        }
+        // Its gateways lie among its pods, its end of the tunnel must not: packets to it would
+        // have to go through the tunnel.
+        if covered(&spec.pod_cidrs, &spec.address) {
+            return in_use(
+                spec.address.into(),
+                format!("the pods of peer {}", spec.name),
+            );
+        }
+        for &cidr in &spec.pod_cidrs {
+            if own.iter().any(|address| cidr.contains(address)) {
+                return in_use(cidr, "this node".into());
+            }
+        }
+        for other in self
+            .peers
+            .values()
+            .map(|peer| &peer.spec)
+            .filter(|other| other.name != spec.name)
+        {
+            let owner = || format!("peer {}", other.name);
+            for address in node_addresses(spec) {
+                let theirs = node_addresses(other).any(|their| their == address);
+                if theirs || covered(&other.pod_cidrs, &address) {
+                    return in_use(address.into(), owner());
+                }
+            }
+            for &cidr in &spec.pod_cidrs {
+                if node_addresses(other).any(|address| cidr.contains(&address)) {
+                    return in_use(cidr, owner());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn uplink_of(&self, spec: &PeerSpec) -> Result<UplinkView, Error> {
+        let found = match &spec.uplink {
+            Some(name) => self.uplinks.iter().find(|uplink| uplink.name == *name),
+            None => self.uplinks.first(),
+        };
+        let name = spec.uplink.clone().unwrap_or_default();
+        found.cloned().ok_or(Error::NotFound {
+            what: "uplink",
+            name,
+        })
+    }
+}
+
+/// All addresses of a peer itself.
+fn node_addresses(spec: &PeerSpec) -> impl Iterator<Item = IpAddr> {
+    std::iter::once(spec.address).chain(spec.node_addresses.iter().copied())
+}

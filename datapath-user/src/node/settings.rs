@@ -1,0 +1,40 @@
+//! The settings of a load, out of the configuration.
+
+use datapath_kern::abi::config::{Config as Settings, tunnel};
+
+use super::address_or_none;
+use crate::config::{Config, IdentityFrom, Tunnel};
+use crate::gateway::Gateway;
+use crate::probe::Kernel;
+
+/// The settings of a load.
+pub(super) fn of(config: &Config, kernel: &Kernel, gateway: &Gateway) -> Settings {
+    Settings {
+        host_interface: gateway.index,
+        tunnel: match config.tunnel {
+            Tunnel::Direct => tunnel::DIRECT,
+            Tunnel::Native => tunnel::NATIVE,
+        },
+        identity_from_vni: u32::from(config.identity_from == IdentityFrom::Vni),
+        nat_port_min: u32::from(config.nat_ports.first),
+        nat_port_max: u32::from(config.nat_ports.last),
+        tcp_established_s: config.timeouts.tcp_established_s,
+        tcp_pending_s: config.timeouts.tcp_pending_s,
+        tcp_closed_s: config.timeouts.tcp_closed_s,
+        other_established_s: config.timeouts.other_established_s,
+        other_pending_s: config.timeouts.other_pending_s,
+        checksum_v6_flags: kernel.checksum_v6_flags(),
+        seed: seed(),
+        gateway_v4: address_or_none(config.gateway(true)),
+        gateway_v6: address_or_none(config.gateway(false)),
+        gateway_mac: gateway.mac,
+        ..Settings::DEFAULT
+    }
+}
+
+/// A number that nobody outside knows: the standard library seeds its hash maps with such.
+#[allow(clippy::cast_possible_truncation, reason = "half of it is as good")]
+fn seed() -> u32 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one("datapath") as u32
+}
