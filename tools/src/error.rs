@@ -26,7 +26,10 @@ pub enum Error {
         source: io::Error,
     },
     /// A configuration file is not as it should be. The source says where and how.
-    #[error("the configuration {} cannot be used", path.display())]
+    #[error(
+        "the configuration {} cannot be used (`dp-agent --help` shows one that can)",
+        path.display()
+    )]
     Config {
         /// The file.
         path: PathBuf,
@@ -155,15 +158,24 @@ pub enum Error {
         /// How long they were waited for.
         patience: Duration,
     },
-    /// A lab has no such node, or there is no such lab.
-    #[error("lab {lab} has no node {node}: {remedy}")]
+    /// There is no such lab.
+    #[error(
+        "there is no lab {lab}: `dpctl lab up {lab}` makes one, `dpctl lab status` lists those \
+         there are"
+    )]
+    NoLab {
+        /// The lab.
+        lab: String,
+    },
+    /// A lab has no such node.
+    #[error("lab {lab} has no node {node}, its nodes are {nodes}")]
     NoNode {
         /// The lab.
         lab: String,
         /// The node.
         node: String,
-        /// What there is instead.
-        remedy: String,
+        /// The nodes that it has.
+        nodes: String,
     },
     /// Arguments that do not go together.
     #[error("{sentence}")]

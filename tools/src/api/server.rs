@@ -5,7 +5,10 @@ use std::{future::Future, io, sync::Arc, time::Duration};
 use axum::{
     Json, Router,
     body::Bytes,
-    extract::{ConnectInfo, DefaultBodyLimit, Path, Request, State, connect_info::Connected},
+    extract::{
+        ConnectInfo, DefaultBodyLimit, Path, Request, State, connect_info::Connected,
+        rejection::BytesRejection,
+    },
     http::{StatusCode, Uri, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
@@ -25,6 +28,7 @@ const MAX_BODY_BYTES: usize = 16 << 20;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 type Shared = State<Arc<dyn Node>>;
+type Body = Result<Bytes, BytesRejection>;
 
 /// Answers requests until `stop` is ready, then ends what is under way.
 ///
@@ -91,8 +95,8 @@ pub fn router(node: Arc<dyn Node>) -> Router {
         .with_state(node)
 }
 
-async fn add_endpoint(node: Shared, body: Bytes) -> Result<Response, Failure> {
-    let endpoint: EndpointSpec = read("endpoint", &body)?;
+async fn add_endpoint(node: Shared, body: Body) -> Result<Response, Failure> {
+    let endpoint: EndpointSpec = read("endpoint", body)?;
     let added = call(node, move |node| node.add_endpoint(&endpoint)).await?;
     Ok((StatusCode::CREATED, Json(added)).into_response())
 }
@@ -102,8 +106,8 @@ async fn remove_endpoint(node: Shared, Path(id): Path<String>) -> Result<StatusC
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn put_peer(node: Shared, body: Bytes) -> Result<Response, Failure> {
-    let peer: PeerSpec = read("peer", &body)?;
+async fn put_peer(node: Shared, body: Body) -> Result<Response, Failure> {
+    let peer: PeerSpec = read("peer", body)?;
     answer(node, move |node| node.put_peer(&peer)).await
 }
 
@@ -151,8 +155,15 @@ async fn call<T: Send + 'static>(
     })
 }
 
-fn read<T: DeserializeOwned>(what: &str, body: &Bytes) -> Result<T, Failure> {
-    serde_json::from_slice(body).map_err(|error| Failure {
+fn read<T: DeserializeOwned>(what: &str, body: Body) -> Result<T, Failure> {
+    let body = body.map_err(|rejection| match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            let error = format!("the body is longer than {MAX_BODY_BYTES} bytes");
+            Failure::of(Kind::TooLong, error)
+        }
+        _ => Failure::of(Kind::Invalid, rejection.body_text()),
+    })?;
+    serde_json::from_slice(&body).map_err(|error| Failure {
         causes: vec![error.to_string()],
         ..Failure::of(Kind::Invalid, format!("the body is no {what} in JSON"))
     })

@@ -20,10 +20,13 @@ use crate::error::{Error, Result};
 /// Where an agent listens unless its configuration says otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/datapath/agent.sock";
 
-/// A listening socket, mode 0600. Dropping it removes the file.
+/// A listening socket, mode 0600. Dropping it removes the file, and the directories that were made
+/// for it unless there is something else in them by then.
 #[derive(Debug)]
 pub struct Socket {
     path: PathBuf,
+    /// Innermost first.
+    made: Vec<PathBuf>,
     /// Tells our file from one that another agent has put in its place.
     inode: (u64, u64),
     listener: UnixListener,
@@ -41,6 +44,8 @@ impl Socket {
             .parent()
             .filter(|parent| !parent.as_os_str().is_empty());
         let directory = directory.unwrap_or(Path::new("."));
+        let missing = directory.ancestors().take_while(|path| !path.exists());
+        let missing: Vec<_> = missing.map(Path::to_owned).collect();
         let mut builder = fs::DirBuilder::new();
         let made = builder.recursive(true).mode(0o755).create(directory);
         made.map_err(Error::os("make the directory", directory.display()))?;
@@ -53,6 +58,7 @@ impl Socket {
         let metadata = fs::symlink_metadata(path).map_err(Error::os("look at", path.display()))?;
         let socket = Self {
             path: path.to_owned(),
+            made: missing,
             inode: (metadata.dev(), metadata.ino()),
             listener,
         };
@@ -90,6 +96,12 @@ impl Drop for Socket {
             .is_ok_and(|found| (found.dev(), found.ino()) == self.inode);
         if ours && let Err(error) = fs::remove_file(&self.path) {
             tracing::warn!(%error, path = %self.path.display(), "remove the socket");
+        }
+        for directory in &self.made {
+            // One that is in use stays.
+            if fs::remove_dir(directory).is_err() {
+                break;
+            }
         }
     }
 }
@@ -148,13 +160,17 @@ mod tests {
             other => panic!("{other:?}"),
         }
         drop(socket);
-        assert!(!path.exists());
+        assert!(!directory.path().join("run").exists());
 
         // The standard library leaves its file, as a killed agent does.
+        fs::create_dir(directory.path().join("run")).unwrap();
         drop(UnixListener::bind(&path).unwrap());
         assert!(path.exists());
         let socket = Socket::listen(&path).unwrap();
         assert!(UnixStream::connect(socket.path()).is_ok());
+        drop(socket);
+        // It was there before.
+        assert!(directory.path().join("run").exists());
     }
 
     #[test]

@@ -71,7 +71,11 @@ fn main() -> ExitCode {
         Err(error) => {
             let error = anyhow::Error::from(error);
             // There is nowhere left to say that standard error is gone.
-            let _gone = writeln!(io::stderr(), "dp-agent: {error:#}");
+            let _gone = writeln!(
+                io::stderr(),
+                "dp-agent: {}",
+                format!("{error:#}").trim_end()
+            );
             ExitCode::FAILURE
         }
     }

@@ -47,12 +47,12 @@ Examples:
 #[derive(Debug, Parser)]
 #[command(name = "dpctl", version, after_help = AFTER_HELP, max_term_width = 100)]
 pub struct Cli {
-    #[command(flatten)]
-    target: Target,
-
     /// How to print
     #[arg(long, value_enum, value_name = "FORM", default_value_t = Form::Table, global = true)]
     output: Form,
+
+    #[command(flatten)]
+    target: Target,
 
     #[command(subcommand)]
     verb: Verb,
@@ -201,9 +201,12 @@ fn chain(error: &anyhow::Error) -> String {
 
 fn exit_code(error: &anyhow::Error) -> u8 {
     match error.downcast_ref() {
-        Some(Error::Unreachable { .. } | Error::Silent { .. } | Error::NoNode { .. }) => {
-            UNREACHABLE
-        }
+        Some(
+            Error::Unreachable { .. }
+            | Error::Silent { .. }
+            | Error::NoLab { .. }
+            | Error::NoNode { .. },
+        ) => UNREACHABLE,
         Some(Error::Usage { .. }) => USAGE,
         _ => FAILED,
     }

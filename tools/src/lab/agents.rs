@@ -37,8 +37,12 @@ const LOG: &str = "agent.log";
 const PROCESS: &str = "agent.json";
 const STATE: &str = "ipam.redb";
 
-/// How long agents may take until they are ready, and until they have ended.
+/// How long agents may take until all are ready: they share the machine's processors.
 const START: Duration = Duration::from_secs(30);
+const START_PER_NODE: Duration = Duration::from_secs(5);
+/// How long one that starts may take to answer; it listens before it is ready.
+const ANSWER: Duration = Duration::from_millis(200);
+/// How long agents may take until they have ended.
 pub(super) const END: Duration = Duration::from_secs(15);
 /// How often one that starts is looked at.
 const GLANCE: Duration = Duration::from_millis(5);
@@ -54,7 +58,8 @@ const MAX_FLOWS: u32 = 8192;
 /// [`Error::NoAgentProgram`].
 pub fn agent_program() -> Result<PathBuf> {
     if let Some(given) = env::var_os(VARIABLE) {
-        return Ok(given.into());
+        // A name without a slash is a file here, and no program to search for.
+        return std::path::absolute(given).map_err(Error::os("find", VARIABLE));
     }
     let own = env::current_exe().map_err(Error::os("find", "this program"))?;
     let beside = own.with_file_name(PROGRAM);
@@ -104,11 +109,37 @@ impl Agents {
             let agent = Agent::start(node, tunnel, program)?;
             lock(&agents.running).push(agent);
         }
-        let deadline = Instant::now() + START;
-        for agent in lock(&agents.running).iter_mut() {
-            agent.wait_ready(deadline)?;
-        }
+        agents.wait_ready()?;
         Ok(agents)
+    }
+
+    fn wait_ready(&self) -> Result<()> {
+        let count = lock(&self.running).len();
+        let patience = START + START_PER_NODE * u32::try_from(count).unwrap_or(u32::MAX);
+        let deadline = Instant::now() + patience;
+        for index in 0..count {
+            // Locked for a glance at a time: a signal takes down what is half started.
+            while !lock(&self.running)
+                .get_mut(index)
+                .map_or(Ok(true), Agent::is_ready)?
+            {
+                if Instant::now() >= deadline {
+                    return Err(self.not_ready(index, patience));
+                }
+                thread::sleep(GLANCE);
+            }
+        }
+        Ok(())
+    }
+
+    fn not_ready(&self, index: usize, patience: Duration) -> Error {
+        let running = lock(&self.running);
+        let agent = running.get(index);
+        Error::AgentNotReady {
+            node: agent.map(|agent| agent.node.clone()).unwrap_or_default(),
+            patience,
+            said: agent.map(Agent::said).unwrap_or_default(),
+        }
     }
 
     /// Leaves them running.
@@ -156,28 +187,21 @@ impl Agent {
         })
     }
 
-    fn wait_ready(&mut self, deadline: Instant) -> Result<()> {
-        let client = Client::new(self.directory.join(SOCKET)).with_patience(Duration::from_secs(1));
-        while client.health().is_err() {
-            let ended = self
-                .child
-                .try_wait()
-                .map_err(Error::os("wait for", PROGRAM))?;
-            if let Some(status) = ended {
-                let (node, said) = (self.node.clone(), self.said());
-                return Err(Error::AgentEnded { node, status, said });
-            }
-            if Instant::now() >= deadline {
-                let (node, said) = (self.node.clone(), self.said());
-                return Err(Error::AgentNotReady {
-                    node,
-                    patience: START,
-                    said,
-                });
-            }
-            thread::sleep(GLANCE);
+    /// Tells whether it answers. One that has ended never will.
+    fn is_ready(&mut self) -> Result<bool> {
+        let client = Client::new(self.directory.join(SOCKET)).with_patience(ANSWER);
+        if client.health().is_ok() {
+            return Ok(true);
         }
-        Ok(())
+        let ended = self.child.try_wait();
+        match ended.map_err(Error::os("wait for", PROGRAM))? {
+            None => Ok(false),
+            Some(status) => Err(Error::AgentEnded {
+                node: self.node.clone(),
+                status,
+                said: self.said(),
+            }),
+        }
     }
 
     /// The last lines of its log.

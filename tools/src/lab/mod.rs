@@ -151,29 +151,22 @@ impl Lab {
 ///
 /// # Errors
 ///
-/// [`Error::NoNode`] when there is no such node or lab.
+/// [`Error::NoLab`], [`Error::NoNode`] when there is no such lab or node.
 pub fn socket(lab: &LabName, node: &str) -> Result<PathBuf> {
-    let missing = |remedy: String| Error::NoNode {
-        lab: lab.to_string(),
-        node: node.to_owned(),
-        remedy,
-    };
     let directory = Plan::new(lab.clone()).run_directory();
     if !directory.is_dir() {
-        return Err(missing(format!(
-            "there is no such lab: `dpctl lab up {lab}` makes one, `dpctl lab status` lists those \
-             there are"
-        )));
+        return Err(Error::NoLab {
+            lab: lab.to_string(),
+        });
     }
     let known = node_directories(&directory);
     let found = known.iter().find(|(name, _)| name == node);
     found
         .map(|(_, directory)| directory.join(SOCKET))
-        .ok_or_else(|| {
-            missing(format!(
-                "its nodes are {}",
-                list(known.iter().map(|(name, _)| name))
-            ))
+        .ok_or_else(|| Error::NoNode {
+            lab: lab.to_string(),
+            node: node.to_owned(),
+            nodes: list(known.iter().map(|(name, _)| name)),
         })
 }
 

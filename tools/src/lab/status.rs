@@ -2,11 +2,17 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use datapath_conformance::topology::{LabName, Plan, Remains, labs};
+use datapath_conformance::{
+    netns,
+    topology::{LabName, Plan, Remains, labs},
+};
 use serde::Serialize;
 
 use super::{SOCKET, agents::process_file, node_directories, process::Process};
-use crate::{api::Client, error::Result};
+use crate::{
+    api::Client,
+    error::{Error, Result},
+};
 
 /// How long an agent may take to tell its status.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -45,8 +51,10 @@ pub struct NodeStatus {
 ///
 /// # Errors
 ///
-/// [`Error::Lab`](crate::error::Error::Lab) when namespaces or directories cannot be listed.
+/// [`Error::NoLab`] when there is nothing of the lab, [`Error::Lab`] when this is not root, or
+/// namespaces or directories cannot be listed.
 pub fn status(lab: Option<&LabName>) -> Result<Vec<LabStatus>> {
+    netns::check_root()?;
     let names = match lab {
         Some(lab) => vec![lab.clone()],
         None => labs()?,
@@ -68,7 +76,12 @@ pub fn status(lab: Option<&LabName>) -> Result<Vec<LabStatus>> {
             directory: remains.directory,
         });
     }
-    Ok(found)
+    match lab {
+        Some(lab) if found.is_empty() => Err(Error::NoLab {
+            lab: lab.to_string(),
+        }),
+        _ => Ok(found),
+    }
 }
 
 fn look(node: String, directory: &std::path::Path) -> NodeStatus {

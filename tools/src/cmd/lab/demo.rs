@@ -37,7 +37,10 @@ Exit code 1 if a check fails or cannot be done.";
 ///
 /// The lab is taken down in the end, also by Ctrl-C.
 #[derive(Debug, Args)]
-#[command(after_help = EXAMPLES)]
+#[command(
+    after_help = EXAMPLES,
+    mut_arg("plain", |lab| lab.help("Name of the lab [default: demo-<number of this process>]")),
+)]
 pub(in crate::cmd) struct Demo {
     #[command(flatten)]
     name: Name,
@@ -56,6 +59,14 @@ pub(in crate::cmd) struct Demo {
 
 impl Demo {
     pub(super) fn run(&self, context: &Context<'_>) -> anyhow::Result<Outcome> {
+        if self.size.nodes < 2 || self.size.pods < 2 {
+            let sentence = "the demo talks from pod to pod on one node and on two: give it \
+                            --nodes 2 and --pods 2 at least";
+            return Err(Error::Usage {
+                sentence: sentence.to_owned(),
+            }
+            .into());
+        }
         let name = match self.name.given() {
             Some(name) => name.clone(),
             None => format!("demo-{}", process::id())

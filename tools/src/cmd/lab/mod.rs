@@ -16,6 +16,8 @@ use crate::{
     lab::{self, Spec},
 };
 
+const DEFAULT_NAME: &str = "Name of the lab [default: dp-lab]";
+
 const UP_EXAMPLES: &str = "\
 Examples:
   dpctl lab up
@@ -49,7 +51,7 @@ pub(super) enum Lab {
 /// Its network lives in namespaces of its own; the machine's interfaces, addresses, routes and
 /// sysctls are left alone.
 #[derive(Debug, Args)]
-#[command(after_help = UP_EXAMPLES)]
+#[command(after_help = UP_EXAMPLES, mut_arg("plain", |lab| lab.help(DEFAULT_NAME)))]
 pub(super) struct Up {
     #[command(flatten)]
     name: Name,
@@ -60,7 +62,7 @@ pub(super) struct Up {
 
 /// Take a lab down, whoever started it
 #[derive(Debug, Args)]
-#[command(after_help = DOWN_EXAMPLES)]
+#[command(after_help = DOWN_EXAMPLES, mut_arg("plain", |lab| lab.help(DEFAULT_NAME)))]
 pub(super) struct Down {
     #[command(flatten)]
     name: Name,
@@ -77,7 +79,7 @@ pub(super) struct Status {
 /// Which lab.
 #[derive(Debug, Args)]
 struct Name {
-    /// Name of the lab [default: dp-lab; demo-<process> for demo; all for status]
+    /// Name of the lab [default: all]
     #[arg(value_name = "LAB")]
     plain: Option<LabName>,
 

@@ -1,0 +1,240 @@
+//! A node that is nothing but memory, behind the real server.
+
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    thread,
+};
+
+use datapath_ipam::{Families, Ipam, IpamError, Options, Owner, PoolSpec};
+use datapath_tools::{
+    api::{
+        self, Addresses, Agent, Client, EndpointSpec, EndpointView, Failure, FlowView, Kind,
+        MetricView, Node, PeerSpec, PeerView, Socket, Status, TableUse,
+    },
+    error::Result,
+};
+use tempfile::TempDir;
+use tokio::{runtime, sync::oneshot};
+
+/// The pods' prefix of a [`Memory`].
+pub(crate) const RANGE: &str = "10.244.1.0/24";
+
+/// A node that connects nobody, but remembers who should be, with a real address store.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    endpoints: Mutex<BTreeMap<String, EndpointView>>,
+    peers: Mutex<BTreeMap<String, PeerView>>,
+    ipam: Ipam,
+}
+
+impl Memory {
+    fn open(directory: &Path) -> Self {
+        let ranges = vec![RANGE.parse().unwrap()];
+        let pools = vec![PoolSpec {
+            name: "default".to_owned(),
+            ranges,
+        }];
+        Self {
+            endpoints: Mutex::default(),
+            peers: Mutex::default(),
+            ipam: Ipam::open(directory.join("ipam.redb"), Options::new(pools)).unwrap(),
+        }
+    }
+
+    fn fail(error: &IpamError) -> Failure {
+        Failure::new(Kind::Internal, error)
+    }
+}
+
+impl Node for Memory {
+    fn status(&self) -> Result<Status, Failure> {
+        Ok(Status {
+            agent: Agent {
+                version: "0".to_owned(),
+                pid: std::process::id(),
+                uptime_s: 1,
+                state: self.ipam.path().to_owned(),
+            },
+            datapath: datapath_user::Status {
+                kernel: "memory".to_owned(),
+                abi_version: 0,
+                tunnel: "direct".to_owned(),
+                tunnel_why: "there is none".to_owned(),
+                uplinks: Vec::new(),
+                gateways: Vec::new(),
+                gateway_mac: "02:00:00:00:00:00".to_owned(),
+                pod_cidrs: vec![RANGE.parse().unwrap()],
+                pod_mtu_bytes: 1450,
+                flows: TableUse { used: 2, max: 8 },
+                pending: TableUse { used: 1, max: 4 },
+                endpoints: self.endpoints.lock().unwrap().len(),
+                peers: self.peers.lock().unwrap().len(),
+                bpffs: PathBuf::new(),
+            },
+        })
+    }
+
+    fn endpoints(&self) -> Result<Vec<EndpointView>, Failure> {
+        Ok(self.endpoints.lock().unwrap().values().cloned().collect())
+    }
+
+    fn add_endpoint(&self, endpoint: &EndpointSpec) -> Result<EndpointView, Failure> {
+        assert!(endpoint.id != "poison", "asked to panic");
+        let mut endpoints = self.endpoints.lock().unwrap();
+        if endpoints.contains_key(&endpoint.id) {
+            let error = format!("endpoint {:?} exists already", endpoint.id);
+            return Err(Failure::of(Kind::Conflict, error));
+        }
+        let owner = Owner::new(&endpoint.id, &endpoint.interface)
+            .map_err(|error| Failure::new(Kind::Invalid, &error))?;
+        let lease = self.ipam.allocate("default", &owner, Families::OfPool);
+        let slot = u16::try_from(endpoints.len()).unwrap() + 1;
+        let view = EndpointView {
+            id: endpoint.id.clone(),
+            slot,
+            netns: endpoint.netns.clone(),
+            interface: endpoint.interface.clone(),
+            host_interface: format!("dp{slot}"),
+            host_index: slot.into(),
+            mac: "02:00:00:00:00:01".to_owned(),
+            addresses: lease.map_err(|error| Self::fail(&error))?.addresses,
+            identity: endpoint.identity,
+        };
+        endpoints.insert(view.id.clone(), view.clone());
+        Ok(view)
+    }
+
+    fn remove_endpoint(&self, id: &str) -> Result<(), Failure> {
+        let removed = self.endpoints.lock().unwrap().remove(id);
+        let missing = || Failure::of(Kind::Missing, format!("no endpoint {id:?}"));
+        let endpoint = removed.ok_or_else(missing)?;
+        let owner = Owner::new(id, endpoint.interface).unwrap();
+        self.ipam
+            .release(&owner)
+            .map_err(|error| Self::fail(&error))?;
+        Ok(())
+    }
+
+    fn flows(&self) -> Result<Vec<FlowView>, Failure> {
+        Ok(Vec::new())
+    }
+
+    fn metrics(&self) -> Result<Vec<MetricView>, Failure> {
+        let metric = |outcome: &str, dropped| MetricView {
+            direction: "ingress".to_owned(),
+            outcome: outcome.to_owned(),
+            dropped,
+            packets: 3,
+            bytes: 180,
+        };
+        Ok(vec![
+            metric("Policy \"denied\"", true),
+            metric("to-endpoint", false),
+        ])
+    }
+
+    fn peers(&self) -> Result<Vec<PeerView>, Failure> {
+        Ok(self.peers.lock().unwrap().values().cloned().collect())
+    }
+
+    fn put_peer(&self, peer: &PeerSpec) -> Result<PeerView, Failure> {
+        let mut peers = self.peers.lock().unwrap();
+        let generation = peers
+            .get(&peer.name)
+            .map_or(1, |former| former.generation + 1);
+        let view = PeerView {
+            name: peer.name.clone(),
+            index: 1,
+            address: peer.address,
+            local: IpAddr::from([192, 0, 2, 11]),
+            node_addresses: peer.node_addresses.clone(),
+            pod_cidrs: peer.pod_cidrs.clone(),
+            pods: peer.pods.len(),
+            interface: "eth0".to_owned(),
+            generation,
+        };
+        peers.insert(view.name.clone(), view.clone());
+        Ok(view)
+    }
+
+    fn remove_peer(&self, name: &str) -> Result<(), Failure> {
+        let missing = || Failure::of(Kind::Missing, format!("no peer {name:?}"));
+        self.peers
+            .lock()
+            .unwrap()
+            .remove(name)
+            .map(|_| ())
+            .ok_or_else(missing)
+    }
+
+    fn addresses(&self) -> Result<Addresses, Failure> {
+        let all = || {
+            Ok(Addresses {
+                usage: self.ipam.usage()?,
+                leases: self.ipam.leases()?,
+                reservations: self.ipam.reservations()?,
+            })
+        };
+        all().map_err(|error| Self::fail(&error))
+    }
+}
+
+/// A server of a [`Memory`], on a socket of its own. Dropping it stops it.
+#[derive(Debug)]
+pub(crate) struct Server {
+    pub(crate) directory: TempDir,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Server {
+    pub(crate) fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let node: Arc<dyn Node> = Arc::new(Memory::open(directory.path()));
+        let socket = Socket::listen(&directory.path().join("agent.sock")).unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let thread = thread::spawn(move || {
+            let runtime = runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                let stopped = async { stopped.await.unwrap() };
+                api::serve(socket.listener().unwrap(), node, stopped)
+                    .await
+                    .unwrap();
+            });
+        });
+        Self {
+            directory,
+            stop: Some(stop),
+            thread: Some(thread),
+        }
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.directory.path().join("agent.sock")
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        Client::new(self.socket())
+    }
+
+    pub(crate) fn stop(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            stop.send(()).unwrap();
+        }
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
