@@ -99,4 +99,15 @@ mod tests {
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
     }
+
+    #[test]
+    fn the_configuration_that_the_help_shows_is_good() {
+        let (_, rest) = AFTER_HELP.split_once("A configuration:").unwrap();
+        let (shown, _) = rest.split_once("Examples:").unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("agent.toml");
+        std::fs::write(&path, shown).unwrap();
+        let config = Config::load(&path).unwrap();
+        assert_eq!((config.peers.len(), config.endpoints.len()), (1, 1));
+    }
 }

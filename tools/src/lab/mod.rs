@@ -13,6 +13,7 @@
 
 mod agents;
 mod down;
+mod native;
 mod process;
 mod site;
 mod status;
@@ -109,6 +110,9 @@ impl Lab {
             .map(|node| connect_pods(&fabric, node));
         let nodes = nodes.collect::<Result<Vec<_>>>()?;
         introduce(&nodes)?;
+        if tunnel == Tunnel::Native {
+            native::add_routes(&fabric)?;
+        }
         Ok(Self {
             agents,
             nodes,

@@ -351,26 +351,22 @@ fn ctrl_c_takes_a_demo_down() {
 
 #[test]
 fn a_demo_passes_and_says_so_in_both_forms() {
-    let lab = Lab::new();
-    let directory = tempfile::tempdir().unwrap();
-    let file = directory.path().join("report.json");
-    let said = dpctl(&["lab", "demo", lab.name(), "--json", file.to_str().unwrap()]);
-    assert_eq!(said.code, Some(0), "{}{}", said.out, said.err);
-    let last = said.out.lines().last().unwrap();
-    let passed = last
-        .strip_prefix("demo: ")
-        .and_then(|rest| rest.strip_suffix(" checks passed, 0 failed"));
-    assert!(
-        passed
-            .and_then(|count| count.parse::<u32>().ok())
-            .is_some_and(|n| n > 50),
-        "{last}"
-    );
-    let report: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
-    assert_eq!(report["format"], "conformance/1");
-    assert_eq!(
-        (report["failed"].as_u64(), report["skipped"].as_u64()),
-        (Some(0), Some(0))
-    );
-    lab.assert_gone(&BTreeSet::new());
+    for tunnel in ["direct", "native"] {
+        let lab = Lab::new();
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("report.json");
+        let demo = ["lab", "demo", lab.name(), "--tunnel", tunnel];
+        let said = dpctl(&[&demo[..], &["--json", file.to_str().unwrap()]].concat());
+        assert_eq!(said.code, Some(0), "{}{}", said.out, said.err);
+        let last = said.out.lines().last().unwrap();
+        let count = last.strip_prefix("demo: ");
+        let count = count.and_then(|rest| rest.strip_suffix(" checks passed, 0 failed"));
+        let count: u32 = count.and_then(|count| count.parse().ok()).unwrap();
+        assert!(count > 50, "{last}");
+        let report: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+        assert_eq!(report["format"], "conformance/1");
+        let not_passed = (report["failed"].as_u64(), report["skipped"].as_u64());
+        assert_eq!(not_passed, (Some(0), Some(0)));
+        lab.assert_gone(&BTreeSet::new());
+    }
 }

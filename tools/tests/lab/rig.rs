@@ -76,7 +76,7 @@ impl Lab {
             .unwrap();
         Self {
             name,
-            before: MachineState::take().unwrap(),
+            before: machine(),
         }
     }
 
@@ -116,7 +116,7 @@ impl Lab {
     /// is among the BPF objects given, is looked at, and interfaces, which no lab leaves to the
     /// machine.
     pub(crate) fn changes(&self, objects: &BTreeSet<String>) -> Vec<String> {
-        let mut all = self.before.diff(&MachineState::take().unwrap());
+        let mut all = self.before.diff(&machine());
         all.retain(|thing| {
             thing.contains(self.name())
                 || thing.starts_with("interface")
@@ -140,6 +140,19 @@ impl Drop for Lab {
     fn drop(&mut self) {
         let left = Remains::destroy(&self.name);
         assert!(left.is_ok() || thread::panicking(), "{left:?}");
+    }
+}
+
+/// Looks at the machine. bpftool gives up when a link goes away while it lists them (EAGAIN), as
+/// those of other tests do: then again.
+fn machine() -> MachineState {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        match MachineState::take() {
+            Ok(state) => return state,
+            Err(error) if Instant::now() >= deadline => panic!("{}", error.chain()),
+            Err(_) => thread::sleep(Duration::from_millis(20)),
+        }
     }
 }
 

@@ -88,6 +88,7 @@ impl Demo {
         let report = paths::run(&lab.site(), &lab, |check| progress.check(check));
         progress.finish();
 
+        let who = describe::nodes(lab.nodes());
         let kept = self.keep.then(|| describe::what_to_try(&name, lab.nodes()));
         if self.keep {
             lab.leak();
@@ -104,7 +105,8 @@ impl Demo {
             Form::Table => {
                 let kept = kept.map(|try_it| format!("The lab {name} is still up. {try_it}\n"));
                 let kept = kept.unwrap_or_default();
-                format!("{}\n{kept}{}\n", describe_checks(&report), sum(&report))
+                let (checks, sum) = (describe_checks(&report), sum(&report));
+                format!("{who}\n{checks}\n{kept}{sum}\n")
             }
         };
         let all_passed = report
