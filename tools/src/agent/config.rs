@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use datapath_user::Error as DatapathError;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -127,12 +128,31 @@ impl Config {
         }
         let mut ids = BTreeSet::new();
         for (index, endpoint) in self.endpoints.iter().enumerate() {
+            check_endpoint(endpoint, &self.datapath)
+                .map_err(|error| refuse(format!("endpoints[{index}]"), error.into()))?;
             if !ids.insert(&endpoint.id) {
                 let why = format!("there are two endpoints {:?}: name each once", endpoint.id);
                 return Err(refuse(format!("endpoints[{index}]"), why.into()));
             }
         }
         Ok(())
+    }
+}
+
+/// Checks an endpoint as far as it can be told without looking at the machine. It may lack
+/// addresses, then it will get some.
+pub(super) fn check_endpoint(
+    endpoint: &EndpointSpec,
+    datapath: &datapath_user::Config,
+) -> Result<(), DatapathError> {
+    match endpoint.validate(datapath) {
+        // The last thing that is looked at.
+        Err(DatapathError::Invalid { what, .. })
+            if what == "address" && endpoint.addresses.is_empty() =>
+        {
+            Ok(())
+        }
+        outcome => outcome,
     }
 }
 
@@ -224,5 +244,12 @@ mod tests {
         assert!(complaint(&twice).contains("peers[1]: there are two peers \"n2\""));
         let twice = format!("{GOOD}\n[[endpoints]]\nid = \"web-0\"\nnetns = \"/x\"\n");
         assert!(complaint(&twice).contains("endpoints[1]: there are two endpoints"));
+        let said = complaint(&GOOD.replace("web-0\"", "web/0\""));
+        assert!(
+            said.contains("endpoints[0]: endpoint id \"web/0\""),
+            "{said}"
+        );
+        let said = complaint(&GOOD.replace("1001", "7"));
+        assert!(said.contains("endpoints[0]: identity \"7\""), "{said}");
     }
 }

@@ -11,7 +11,7 @@ use std::{
 use datapath_ipam::{Families, Ipam, IpamError, Lease, Options, Owner, PoolSpec};
 use datapath_user::{Datapath, Error as DatapathError};
 
-use super::Config;
+use super::config::{Config, check_endpoint};
 use crate::{
     api::{
         Addresses, Agent, EndpointSpec, EndpointView, Failure, FlowView, Kind, MetricView, Node,
@@ -172,6 +172,8 @@ impl Node for LocalNode {
             }
             .into());
         }
+        // Before an address is leased, which would have to cool down.
+        check_endpoint(endpoint, self.datapath.config())?;
         let owner = Owner::new(&endpoint.id, &endpoint.interface)?;
         let (lease, fresh) = self.lease(&owner, endpoint)?;
         let spec = EndpointSpec {

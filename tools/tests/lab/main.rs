@@ -174,6 +174,17 @@ fn pods_come_and_go_while_it_is_up() {
     let taken = [&taken[..], &["--interface", "eth1", "--address", first]].concat();
     let said = lab.ask("n1", &taken).bad(1);
     assert!(said.contains("10.244.1.2 is leased to n1p1/eth0"), "{said}");
+    let named = [
+        "endpoint",
+        "add",
+        "a/b",
+        "--netns",
+        namespace.name(),
+        "--identity",
+        "909",
+    ];
+    let said = lab.ask("n1", &named).bad(1);
+    assert!(said.contains("endpoint id \"a/b\""), "{said}");
     // What was refused holds nothing.
     assert_eq!(lab.client("n1").addresses().unwrap().leases.len(), 2);
 
