@@ -39,6 +39,13 @@ impl Prefix {
         }
     }
 
+    /// Bits that count and first address: the two parts of the kernel's key.
+    #[must_use]
+    pub fn parts(&self) -> (u32, Addr) {
+        let words = zerocopy::transmute!(self.address.to_be_bytes());
+        (self.bits, Addr::from_words(words))
+    }
+
     /// Whether all it covers are IPv4 addresses.
     pub(super) fn is_v4(&self) -> bool {
         self.bits >= Addr::MAPPED_PREFIX_BITS && self.address >> 32 == 0xffff
@@ -83,6 +90,11 @@ impl<V> Prefixes<V> {
         self.0.retain(|(other, _)| *other != prefix);
     }
 
+    /// All there is, in no order.
+    pub fn entries(&self) -> impl Iterator<Item = &(Prefix, V)> {
+        self.0.iter()
+    }
+
     /// Value of the longest prefix that covers `address`.
     #[must_use]
     pub fn find(&self, address: &Addr) -> Option<&V> {
@@ -114,6 +126,9 @@ mod tests {
         assert_eq!(find("10.244.2.5"), Some("v4"));
         assert_eq!(find("fd00::1"), Some("v6"));
         assert_eq!(find("2001:db8::1"), None);
+        let parts: Vec<_> = table.entries().map(|(prefix, _)| prefix.parts()).collect();
+        let range = (96 + 24, ip("10.244.1.0").into());
+        assert!(parts.len() == 4 && parts.contains(&range), "{parts:?}");
         let mut table = table.clone();
         table.set(Prefix::host(ip("10.244.1.5")), "other");
         assert_eq!(table.find(&ip("10.244.1.5").into()), Some(&"other"));
