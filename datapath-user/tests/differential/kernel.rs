@@ -1,0 +1,335 @@
+//! The programs in the kernel: loaded, their maps filled from a [`Host`], run on one frame at a
+//! time, and their tables compared with the host's.
+
+use std::{
+    collections::HashMap as StdMap,
+    fmt::{self, Debug, Write},
+    hash::Hash,
+    time::Duration,
+};
+
+use aya::{
+    Ebpf, EbpfLoader, Pod,
+    maps::{
+        Array, HashMap, MapData, PerCpuArray, PerCpuValues,
+        lpm_trie::{Key, LpmTrie},
+    },
+    programs::{SchedClassifier, TestRun, TestRunOptions},
+    util::nr_cpus,
+};
+use datapath_kern::{
+    abi::{
+        addr::Addr,
+        endpoint::{Endpoint, MAX_ENDPOINTS},
+        flow::{Flow, FlowKey},
+        ipcache::IpEntry,
+        mark,
+        metric::{Counter, MAX_METRICS},
+        nexthop::{Claim, MAX_NEXT_HOPS, NextHop},
+        tunnel::{MAX_PEERS, Peer, Uplink},
+    },
+    env::Table,
+    host::{Hook, Host},
+    verdict::Action,
+};
+use datapath_user::{OBJECT, PROGRAMS};
+use nix::{
+    errno::Errno,
+    time::{ClockId, clock_gettime},
+};
+
+/// Length of `struct __sk_buff` (include/uapi/linux/bpf.h), and where its fields are that a test
+/// run takes from the caller.
+const CONTEXT_LEN: usize = 192;
+const CONTEXT_MARK: usize = 8;
+const CONTEXT_INTERFACE: usize = 40;
+
+/// The object's `arguments`: question to the routing table, key of the ipcache, and from here on
+/// `struct bpf_redir_neigh`.
+const ARGUMENTS_LEN: usize = 104;
+const NEIGHBOUR: usize = 84;
+
+/// What became of a frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    pub(crate) action: Action,
+    /// The neighbour that the kernel is to resolve, if any.
+    pub(crate) gateway: Addr,
+    pub(crate) mark: u32,
+    pub(crate) bytes: Vec<u8>,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (action, mark, gateway) = (self.action, self.mark, self.gateway);
+        let bytes = hex(&self.bytes);
+        write!(f, "{bytes} {action:?} mark {mark:#x} neighbour {gateway}")
+    }
+}
+
+/// Bytes in digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut digits, byte| {
+        write!(digits, "{byte:02x}").unwrap();
+        digits
+    })
+}
+
+/// The programs and their maps.
+pub(crate) struct Kernel {
+    ebpf: Ebpf,
+    flows: HashMap<MapData, FlowKey, Flow>,
+    pending: HashMap<MapData, FlowKey, Flow>,
+    claims: HashMap<MapData, u32, Claim>,
+    next_hops: Array<MapData, NextHop>,
+    endpoints: Array<MapData, Endpoint>,
+    peers: Array<MapData, Peer>,
+    metrics: PerCpuArray<MapData, Counter>,
+    arguments: PerCpuArray<MapData, [u8; ARGUMENTS_LEN]>,
+}
+
+impl Kernel {
+    /// Loads the object with the host's settings, and fills its maps with what the host's hold.
+    pub(crate) fn like(host: &Host) -> Self {
+        let mut ebpf = EbpfLoader::new()
+            .override_global("CONFIG", &host.config, true)
+            .load(OBJECT)
+            .unwrap_or_else(|error| panic!("{error}: loading needs root"));
+        for name in PROGRAMS {
+            let program: &mut SchedClassifier = ebpf.program_mut(name).unwrap().try_into().unwrap();
+            program.load().unwrap();
+        }
+        fill_hash(&mut ebpf, "endpoint_slots", &host.endpoint_slots.entries());
+        fill_hash(&mut ebpf, "peer_indices", &host.peer_indices.entries());
+        fill_hash::<u32, Uplink>(&mut ebpf, "uplinks", &host.uplinks.entries());
+        let map = ebpf.map_mut("ipcache").unwrap();
+        let mut ipcache: LpmTrie<_, Addr, IpEntry> = map.try_into().unwrap();
+        for (prefix, entry) in host.ipcache.borrow().entries() {
+            let (bits, address) = prefix.parts();
+            ipcache.insert(&Key::new(bits, address), entry, 0).unwrap();
+        }
+        let mut take = |name| ebpf.take_map(name).unwrap();
+        let mut kernel = Self {
+            flows: take("flows").try_into().unwrap(),
+            pending: take("pending").try_into().unwrap(),
+            claims: take("claims").try_into().unwrap(),
+            next_hops: take("next_hops").try_into().unwrap(),
+            endpoints: take("endpoints").try_into().unwrap(),
+            peers: take("peers").try_into().unwrap(),
+            metrics: take("metrics").try_into().unwrap(),
+            arguments: take("arguments").try_into().unwrap(),
+            ebpf,
+        };
+        fill_array(&mut kernel.next_hops, MAX_NEXT_HOPS, &host.next_hops);
+        kernel.refill(host);
+        kernel
+    }
+
+    /// Writes the host's endpoints and peers again.
+    pub(crate) fn refill(&mut self, host: &Host) {
+        fill_array(&mut self.endpoints, MAX_ENDPOINTS, &host.endpoints);
+        fill_array(&mut self.peers, MAX_PEERS, &host.peers);
+    }
+
+    /// Runs a program on a frame: `BPF_PROG_TEST_RUN`.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's number where it does not take the frame for a test run.
+    pub(crate) fn run(
+        &mut self,
+        hook: Hook,
+        interface: u32,
+        mark: u32,
+        frame: &[u8],
+    ) -> Result<Outcome, Errno> {
+        let mut context = [0; CONTEXT_LEN];
+        context[CONTEXT_MARK..][..4].copy_from_slice(&mark.to_ne_bytes());
+        context[CONTEXT_INTERFACE..][..4].copy_from_slice(&interface.to_ne_bytes());
+        let mut bytes = vec![0; frame.len() + 256];
+        let mut context_out = [0; CONTEXT_LEN];
+        let program = self.ebpf.program(hook.name()).unwrap();
+        let program: &SchedClassifier = program.try_into().unwrap();
+        let result = program.test_run(TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut bytes),
+            ctx_in: Some(&context),
+            ctx_out: Some(&mut context_out),
+            ..TestRunOptions::new()
+        });
+        let result = result.map_err(|error| errno(&error))?;
+        bytes.truncate(usize::try_from(result.data_size_out).unwrap());
+        let field = context_out[CONTEXT_MARK..][..4].try_into().unwrap();
+        let mark = u32::from_ne_bytes(field);
+        let (action, gateway) = self.action(result.return_value, mark);
+        Ok(Outcome {
+            action,
+            gateway,
+            mark,
+            bytes,
+        })
+    }
+
+    /// What a return code stands for. All redirects have one code: they are told apart by the mark
+    /// that goes with them, and by what was asked of `bpf_redirect_neigh`.
+    fn action(&mut self, code: u32, mark: u32) -> (Action, Addr) {
+        /// `TCX_NEXT`, `TCX_DROP`, `TCX_REDIRECT`.
+        const NEXT: u32 = u32::MAX;
+        const DROP: u32 = 2;
+        const REDIRECT: u32 = 7;
+        match code {
+            NEXT => (Action::Pass, Addr::NONE),
+            DROP => (Action::Drop, Addr::NONE),
+            REDIRECT => match self.take_neighbour() {
+                Some(gateway) => (Action::OutToNeighbour, gateway),
+                None if mark::is(mark, mark::TO_HOST) => (Action::ToHost, Addr::NONE),
+                None if mark::is(mark, mark::FORWARDED) => (Action::Out, Addr::NONE),
+                None => (Action::IntoPod, Addr::NONE),
+            },
+            other => panic!("return code {other}"),
+        }
+    }
+
+    /// The neighbour that the last program named, if it did.
+    fn take_neighbour(&mut self) -> Option<Addr> {
+        let cpus = self.arguments.get(&0, 0).unwrap();
+        let zero = [0; ARGUMENTS_LEN];
+        let named = cpus
+            .iter()
+            .find(|cpu| cpu[NEIGHBOUR..] != zero[NEIGHBOUR..])?;
+        let family = u32::from_ne_bytes(named[NEIGHBOUR..][..4].try_into().unwrap());
+        let words: [u8; 16] = named[NEIGHBOUR + 4..][..16].try_into().unwrap();
+        let gateway = match family {
+            2 => Addr::from_v4_bytes(words[..4].try_into().unwrap()),
+            10 => std::net::IpAddr::from(words).into(),
+            other => panic!("address family {other}"),
+        };
+        let none = vec![zero; nr_cpus().unwrap()];
+        let none = PerCpuValues::try_from(none).unwrap();
+        self.arguments.set(0, none, 0).unwrap();
+        Some(gateway)
+    }
+
+    /// A counter, of all CPUs together.
+    pub(crate) fn counter(&self, cell: u32) -> Counter {
+        let cpus = self.metrics.get(&cell, 0).unwrap();
+        let sum = |part: fn(&Counter) -> u64| cpus.iter().map(part).sum();
+        Counter {
+            packets: sum(|cpu| cpu.packets),
+            bytes: sum(|cpu| cpu.bytes),
+        }
+    }
+
+    /// Compares all that the programs wrote with the host's: both tables of flows, claims, next
+    /// hops, and `counters` by cell.
+    pub(crate) fn compare(&self, host: &Host, counters: &StdMap<u32, Counter>) {
+        let mut pairs = StdMap::new();
+        same_flows("flows", &self.flows, &host.flows.entries(), &mut pairs);
+        same_flows(
+            "pending",
+            &self.pending,
+            &host.pending.entries(),
+            &mut pairs,
+        );
+        let claims = self.claims.iter().map(Result::unwrap);
+        same("claims", claims, host.claims.entries());
+        for cell in 0..MAX_METRICS {
+            let expected = counters.get(&cell).copied().unwrap_or_default();
+            assert_eq!(self.counter(cell), expected, "kernel, host: counter {cell}");
+        }
+        let claimed = host.claims.entries().into_iter().map(|(slot, _)| slot);
+        let written = (0..MAX_NEXT_HOPS)
+            .filter(|slot| host.next_hops.get(slot).is_some_and(|hop| hop.kind != 0));
+        for slot in claimed.chain(written) {
+            let hop = self.next_hops.get(&slot, 0).unwrap();
+            let expected = host.next_hops.get(&slot).unwrap();
+            assert_eq!(hop, expected, "kernel, host: next hop {slot}");
+        }
+    }
+
+    /// Changes a flow, in whichever table; takes it out where `change` says no.
+    pub(crate) fn edit(&mut self, key: &FlowKey, change: impl Fn(&mut Flow) -> bool) {
+        for table in [&mut self.flows, &mut self.pending] {
+            if let Ok(mut flow) = table.get(key, 0) {
+                if change(&mut flow) {
+                    table.insert(key, flow, 0).unwrap();
+                } else {
+                    table.remove(key).unwrap();
+                }
+            }
+        }
+    }
+}
+
+/// Seconds on the clock that the programs read, and what is left of this one.
+pub(crate) fn clock() -> (u32, Duration) {
+    let now = Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).unwrap());
+    let second = u32::try_from(now.as_secs()).unwrap();
+    let left = Duration::from_secs(now.as_secs() + 1).checked_sub(now);
+    (second, left.unwrap())
+}
+
+fn errno(error: &aya::programs::ProgramError) -> Errno {
+    let aya::programs::ProgramError::SyscallError(call) = error else {
+        panic!("{error}");
+    };
+    let raw = call.io_error.raw_os_error();
+    Errno::from_raw(raw.unwrap_or_else(|| panic!("{error}")))
+}
+
+fn fill_hash<K: Pod, V: Pod>(ebpf: &mut Ebpf, name: &str, entries: &[(K, V)]) {
+    let mut map: HashMap<_, K, V> = ebpf.map_mut(name).unwrap().try_into().unwrap();
+    for (key, value) in entries {
+        map.insert(key, value, 0).unwrap();
+    }
+}
+
+/// What is zero in the host's is so in a map that was just made.
+fn fill_array<V: Pod + Default + PartialEq>(
+    map: &mut Array<MapData, V>,
+    length: u32,
+    table: &impl Table<u32, V>,
+) {
+    for slot in 0..length {
+        let value = table.get(&slot).unwrap();
+        if value != V::default() {
+            map.set(slot, value, 0).unwrap();
+        }
+    }
+}
+
+/// Compares flows. `pair` is a random number: those of the two sides must go together.
+fn same_flows(
+    name: &str,
+    kernel: &HashMap<MapData, FlowKey, Flow>,
+    host: &[(FlowKey, Flow)],
+    pairs: &mut StdMap<u32, u32>,
+) {
+    let kernel: Vec<_> = kernel.iter().map(Result::unwrap).collect();
+    let of_kernel: StdMap<_, _> = kernel.iter().copied().collect();
+    for (key, flow) in host {
+        if let Some(found) = of_kernel.get(key) {
+            let known = *pairs.entry(flow.pair).or_insert(found.pair);
+            assert_eq!(found.pair, known, "kernel, host: {name}: halves of {key:?}");
+        }
+    }
+    let without = |(key, flow): &(FlowKey, Flow)| (*key, Flow { pair: 0, ..*flow });
+    same(name, kernel.iter().map(without), host.iter().map(without));
+}
+
+fn same<K: Eq + Hash + Debug, V: PartialEq + Debug>(
+    name: &str,
+    kernel: impl IntoIterator<Item = (K, V)>,
+    host: impl IntoIterator<Item = (K, V)>,
+) {
+    let mut kernel: StdMap<K, V> = kernel.into_iter().collect();
+    for (key, expected) in host {
+        let found = kernel.remove(&key);
+        assert_eq!(
+            found.as_ref(),
+            Some(&expected),
+            "kernel, host: {name}: {key:?}"
+        );
+    }
+    assert!(kernel.is_empty(), "{name}: the kernel alone has {kernel:?}");
+}
