@@ -6,8 +6,8 @@
 //! routes and neighbours that the host's tables speak of. What this cannot compare:
 //!
 //! - which interface a redirect is to: the kernel keeps it to itself until the program is done. It
-//!   comes from flows, next hops and endpoints, which are compared. That the kind of redirect is
-//!   the same is told by the mark and by the arguments of `bpf_redirect_neigh`.
+//!   comes from next hops, which are compared, from the settings, or is the frame's own. That the
+//!   kind of redirect is the same is told by the mark and the arguments of `bpf_redirect_neigh`.
 //! - VLAN tags beside the frame, checksums left to hardware, frames in several pieces: a test run
 //!   has none of them.
 //! - frames that end before the IP header that their EtherType says does: a test run does not take
