@@ -175,9 +175,24 @@ impl BpfObject {
     }
 }
 
+/// Times that a list is asked for: bpftool gives up on one from which something goes away while it
+/// lists.
+const TRIES: u32 = 10;
+
 fn bpf_objects(word: &str) -> Result<Vec<BpfObject>> {
-    let mut command = Command::new("bpftool");
-    let output = program::output("bpftool", "bpftool", command.args(["-j", word, "show"]))?;
+    let list = || {
+        let mut command = Command::new("bpftool");
+        program::output("bpftool", "bpftool", command.args(["-j", word, "show"]))
+    };
+    let mut output = list();
+    for _ in 1..TRIES {
+        if output.is_ok() {
+            break;
+        }
+        thread::sleep(Duration::from_millis(20));
+        output = list();
+    }
+    let output = output?;
     // Some versions print nothing at all for an empty list.
     if output.is_empty() {
         return Ok(Vec::new());
