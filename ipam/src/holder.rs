@@ -8,6 +8,9 @@ use nix::sys::stat::{major, minor};
 
 use crate::error::Holder;
 
+/// Times that the list of locks is read before the holder counts as unknown.
+const READS: usize = 10;
+
 /// Returns the process that has locked the file, as far as the kernel tells: the holder may be in
 /// another pid namespace, and some file systems show other device numbers to `stat` than in
 /// `/proc/locks`.
@@ -15,7 +18,8 @@ pub(crate) fn of(path: &Path) -> Option<Holder> {
     let metadata = fs::metadata(path).ok()?;
     let (device, inode) = (metadata.dev(), metadata.ino());
     let file = format!("{:02x}:{:02x}:{inode}", major(device), minor(device));
-    let pid = find(&fs::read_to_string("/proc/locks").ok()?, &file)?;
+    // The list is read in pieces: a lock that comes or goes elsewhere meanwhile can hide another.
+    let pid = (0..READS).find_map(|_| find(&fs::read_to_string("/proc/locks").ok()?, &file))?;
     let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok();
     Some(Holder {
         pid,
