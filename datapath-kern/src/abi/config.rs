@@ -32,6 +32,18 @@ macro_rules! settings {
             $(#[inline(always)] fn $field(&self) -> $ty { self.$field })*
         }
 
+        /// Implements [`Settings`] for what has a `Config` in a field.
+        #[cfg(feature = "host")]
+        macro_rules! settings_of_field {
+            ($name:ty, $config:ident) => {
+                impl $crate::abi::config::Settings for $name {
+                    $(fn $field(&self) -> $ty { self.$config.$field })*
+                }
+            };
+        }
+        #[cfg(feature = "host")]
+        pub(crate) use settings_of_field;
+
         /// Implements [`Settings`] by loading from the `Config` at a raw pointer.
         #[macro_export]
         macro_rules! settings_by_volatile_load {

@@ -19,7 +19,7 @@ use std::vec::Vec;
 
 use crate::abi::Mac;
 use crate::abi::addr::Addr;
-use crate::abi::config::{Config, Settings};
+use crate::abi::config::{Config, settings_of_field};
 use crate::abi::endpoint::{Endpoint, MAX_ENDPOINTS};
 use crate::abi::flow::{Flow, FlowKey};
 use crate::abi::ipcache::IpEntry;
@@ -138,36 +138,7 @@ impl Host {
     }
 }
 
-macro_rules! settings_of_config {
-    ($($field:ident: $ty:ty,)*) => {
-        impl Settings for Host {
-            $(fn $field(&self) -> $ty { self.config.$field })*
-        }
-    };
-}
-
-settings_of_config! {
-    magic: u32,
-    abi_version: u32,
-    host_interface: u32,
-    tunnel: u32,
-    tunnel_port: u32,
-    identity_from_vni: u32,
-    tcp_loose: u32,
-    nat_port_min: u32,
-    nat_port_max: u32,
-    tcp_established_s: u32,
-    tcp_pending_s: u32,
-    tcp_closed_s: u32,
-    other_established_s: u32,
-    other_pending_s: u32,
-    checksum_v6_flags: u32,
-    seed: u32,
-    gateway_v4: Addr,
-    gateway_v6: Addr,
-    gateway_mac: Mac,
-    reserved: [u8; 2],
-}
+settings_of_field!(Host, config);
 
 impl Host {
     fn logged<'a, M>(&'a self, name: &'static str, table: &'a M) -> Logged<'a, M> {
