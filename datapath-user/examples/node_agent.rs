@@ -50,14 +50,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     while let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(Duration::from_secs(5)) {
         datapath.sweep()?;
     }
-    for metric in datapath.metrics()? {
-        writeln!(
-            io::stdout(),
-            "{} {} {}",
-            metric.direction,
-            metric.outcome,
-            metric.packets
-        )?;
+    for m in datapath.metrics()? {
+        writeln!(io::stdout(), "{} {} {}", m.direction, m.outcome, m.packets)?;
     }
     Ok(datapath.close()?)
 }
