@@ -39,22 +39,29 @@ enum Standing {
 /// that.
 #[inline(always)]
 pub fn lookup<E: Env>(env: &E, work: &mut Work) -> Hit {
-    let Work {
-        hdr,
-        arrival,
-        flow: copy,
-        ..
-    } = work;
-    match env
-        .flows()
-        .update(&hdr.key, |flow| inspect(env, flow, hdr, arrival, copy))
-    {
+    match inspect_in(env, &env.flows(), work) {
         Some(Standing::Current) => Hit::Current,
         Some(Standing::Stale) => Hit::Stale,
         Some(Standing::Event) => tcp::event(env, work),
         Some(Standing::Dead) => revive(env, work),
         None => lookup_pending(env, work),
     }
+}
+
+/// Looks the packet's flow up in one of the tables and, where it is there, [`inspect`]s it.
+#[inline(always)]
+fn inspect_in<E: Env>(
+    env: &E,
+    table: &impl Table<FlowKey, Flow>,
+    work: &mut Work,
+) -> Option<Standing> {
+    let Work {
+        hdr,
+        arrival,
+        flow: copy,
+        ..
+    } = work;
+    table.update(&hdr.key, |flow| inspect(env, flow, hdr, arrival, copy))
 }
 
 /// Compares an entry with the packet, counts the packet where it holds, and copies the entry.
@@ -157,16 +164,7 @@ fn revive<E: Env>(env: &E, work: &Work) -> Hit {
 /// The pending half of [`lookup`]: the same, and promotion of what has proven itself.
 #[inline(never)]
 fn lookup_pending<E: Env>(env: &E, work: &mut Work) -> Hit {
-    let Work {
-        hdr,
-        arrival,
-        flow: copy,
-        ..
-    } = work;
-    match env
-        .pending()
-        .update(&hdr.key, |flow| inspect(env, flow, hdr, arrival, copy))
-    {
+    match inspect_in(env, &env.pending(), work) {
         Some(Standing::Current) => {}
         Some(Standing::Stale) => return Hit::Stale,
         Some(Standing::Event) => {
