@@ -3,6 +3,7 @@
 //! The kernel implements this over BPF maps and helpers, `host` over ordinary collections.
 
 use crate::abi::addr::Addr;
+use crate::abi::budget::Budget;
 use crate::abi::config::Settings;
 use crate::abi::endpoint::Endpoint;
 use crate::abi::flow::{Flow, FlowKey};
@@ -75,6 +76,9 @@ pub trait Env: Settings {
 
     /// Who holds the slots that the datapath claims by itself.
     fn claims(&self) -> impl Table<u32, Claim>;
+
+    /// What ends of the network have used up of their answers, by the slots of their next hops.
+    fn budgets(&self) -> impl Table<u32, Budget>;
 
     /// Uplinks by interface.
     fn uplinks(&self) -> impl Table<u32, Uplink>;

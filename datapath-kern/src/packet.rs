@@ -30,6 +30,10 @@ pub trait Packet {
         self.len() == 0
     }
 
+    /// Payload of one segment, bytes, where the frame is several that are yet to be cut
+    /// (segmentation offload); zero where it is one.
+    fn segment_bytes(&self) -> u32;
+
     /// Interface the hook belongs to.
     fn interface(&self) -> u32;
 
@@ -99,7 +103,33 @@ pub trait Packet {
     ///
     /// [`DropReason::RewriteFailed`] where the kernel refuses.
     fn decapsulate(&mut self, bytes: u16, family: Family) -> Result<(), DropReason>;
+
+    /// Cuts the frame off at `length`, which it is longer than or as long as. Whatever was left to
+    /// offloads is so no more.
+    ///
+    /// # Errors
+    ///
+    /// [`DropReason::RewriteFailed`] where the kernel refuses.
+    fn truncate(&mut self, length: u32) -> Result<(), DropReason>;
+
+    /// Makes room of `bytes` behind the Ethernet header.
+    ///
+    /// # Errors
+    ///
+    /// [`DropReason::RewriteFailed`] where the kernel finds no room.
+    fn make_room(&mut self, bytes: u16) -> Result<(), DropReason>;
+
+    /// Sum, folded, of the `length` bytes at `offset`, [`MAX_SUM_LEN`] at most.
+    ///
+    /// # Errors
+    ///
+    /// [`DropReason::InvalidPacket`] where the frame ends before.
+    fn sum(&mut self, offset: u16, length: u16) -> Result<u16, DropReason>;
 }
+
+/// Most bytes that [`Packet::sum`] takes: what fits into the smallest IPv6 link (RFC 8200,
+/// section 5).
+pub const MAX_SUM_LEN: u16 = 1280;
 
 /// What a difference to a transport checksum comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,6 +172,8 @@ pub struct Headers {
     pub key: FlowKey,
     /// Length of the frame, bytes.
     pub length: u32,
+    /// Length of the IP packet, bytes, as its header says.
+    pub ip_len: u16,
     /// Offset of the IP header.
     pub l3: u16,
     /// Offset of the transport header.
@@ -152,6 +184,8 @@ pub struct Headers {
     pub ttl: u8,
     /// TCP flags as on the wire; zero for others.
     pub tcp_flags: u8,
+    /// Length of the transport header, bytes; zero where it is none that can be segmented.
+    pub l4_len: u8,
     /// What kind of packet the transport header makes it.
     pub kind: Kind,
 }
@@ -163,7 +197,7 @@ pub enum Kind {
     /// TCP, UDP, echo, or a protocol tracked by its addresses alone.
     #[default]
     Flow = 0,
-    /// ICMP that is not echo: errors and the rest.
+    /// ICMP that is neither echo nor an error.
     IcmpOther = 1,
     /// ICMPv6 neighbour solicitation.
     NeighbourSolicitation = 2,
@@ -171,4 +205,6 @@ pub enum Kind {
     NeighbourAdvertisement = 3,
     /// ICMPv6 router advertisement or redirect.
     RouterOnly = 4,
+    /// An ICMP error, which quotes the packet that it is about.
+    IcmpError = 5,
 }

@@ -14,7 +14,7 @@ use crate::packet::{Frame, Headers, Kind, Packet};
 use crate::stage::flow::{self, Hit};
 use crate::stage::origin::{self, Arrival};
 use crate::stage::route::Route;
-use crate::stage::{admit, decap, forward, neighbour, observe, parse};
+use crate::stage::{admit, answer, decap, forward, neighbour, observe, parse, path_mtu, quoted};
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::ip::protocol;
 use crate::work::Work;
@@ -38,11 +38,30 @@ fn leave_pod<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Outcom
         Frame::Arp => return neighbour::answer_arp(env, pkt, &work.arrival),
         Frame::Other => return Err(DropReason::UnsupportedL2),
     }
-    if work.hdr.kind != Kind::Flow {
-        return neighbour::control(env, pkt, work);
+    match work.hdr.kind {
+        Kind::Flow | Kind::IcmpError => flow_of(env, pkt, work)?,
+        _ => return neighbour::control(env, pkt, work),
     }
-    admit::flow_of(env, work)?;
-    forward::apply(env, pkt, work)
+    go_on(env, pkt, work)
+}
+
+/// The flow of a packet: its own, or the one of the packet that it is an error about.
+#[inline(always)]
+fn flow_of<E: Env, P: Packet>(env: &E, pkt: &P, work: &mut Work) -> Result<(), DropReason> {
+    if work.hdr.kind == Kind::IcmpError {
+        quoted::flow_of(env, pkt, work)
+    } else {
+        admit::flow_of(env, work)
+    }
+}
+
+/// Sends the packet where its flow says; where the way does not take it, its sender is told.
+#[inline(always)]
+fn go_on<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Outcome {
+    match forward::apply(env, pkt, work) {
+        Err(reason) => answer::refusal(env, pkt, work, reason),
+        sent => sent,
+    }
 }
 
 /// A frame that reached a pod's veth through the host's stack: tcx egress of the host's side.
@@ -75,31 +94,52 @@ pub fn from_uplink<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> 
 #[inline(always)]
 fn enter_node<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Outcome {
     // Not to be understood is no offence in a packet for the host.
-    if parse::frame(pkt, &mut work.hdr) != Ok(Frame::Ip) || work.hdr.kind != Kind::Flow {
+    if parse::frame(pkt, &mut work.hdr) != Ok(Frame::Ip) {
         return Ok(Verdict::PASS);
     }
     work.arrival = Arrival::new(env, pkt, flags::ARRIVAL_UPLINK, Direction::Ingress);
+    match work.hdr.kind {
+        Kind::Flow => {}
+        Kind::IcmpError => return told_by_underlay(env, pkt, work),
+        _ => return Ok(Verdict::PASS),
+    }
     let tunnelled = env.tunnel() == tunnel::DIRECT && is_tunnel_packet(env, &work.hdr);
     let wrapping = if tunnelled {
         decap::look_inside(pkt, work)?
     } else {
         decap::Wrapping::default()
     };
-    match flow::lookup(env, work) {
-        Hit::Current => {}
-        Hit::Stale => admit::again(env, work)?,
-        Hit::Miss => {
-            let destination = env.ipcache(&work.hdr.key.destination).unwrap_or_default();
-            if !tunnelled && !matches!(destination.kind, kind::ENDPOINT | kind::VACANT) {
-                return Ok(Verdict::PASS);
+    if work.hdr.kind == Kind::IcmpError {
+        quoted::flow_of(env, pkt, work)?;
+    } else {
+        match flow::lookup(env, work) {
+            Hit::Current => {}
+            Hit::Stale => admit::again(env, work)?,
+            Hit::Miss => {
+                let destination = env.ipcache(&work.hdr.key.destination).unwrap_or_default();
+                if !tunnelled && !matches!(destination.kind, kind::ENDPOINT | kind::VACANT) {
+                    return Ok(Verdict::PASS);
+                }
+                admit::new(env, work)?;
             }
-            admit::new(env, work)?;
         }
     }
     if tunnelled {
         decap::unwrap(pkt, work, wrapping)?;
     }
-    forward::apply(env, pkt, work)
+    go_on(env, pkt, work)
+}
+
+/// An ICMP error from the underlay: about a flow, which it goes along, or about the tunnel, which
+/// learns from it. The rest is the host's.
+#[inline(always)]
+fn told_by_underlay<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Outcome {
+    if quoted::flow_of(env, pkt, work).is_ok() {
+        return forward::apply(env, pkt, work);
+    }
+    // The host may have its own use for what taught us something.
+    let _ = path_mtu::learn(env, pkt, work);
+    Ok(Verdict::PASS)
 }
 
 #[inline(always)]
@@ -125,7 +165,8 @@ fn leave_node<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Outco
         return Ok(Verdict::PASS);
     }
     let parsed = parse::frame(pkt, &mut work.hdr);
-    if parsed != Ok(Frame::Ip) || work.hdr.kind != Kind::Flow || is_tunnel_packet(env, &work.hdr) {
+    let ours = matches!(work.hdr.kind, Kind::Flow | Kind::IcmpError);
+    if parsed != Ok(Frame::Ip) || !ours || is_tunnel_packet(env, &work.hdr) {
         return Ok(Verdict::PASS);
     }
     match env.ipcache(&work.hdr.key.source).unwrap_or_default().kind {
@@ -137,6 +178,14 @@ fn leave_node<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Outco
     }
     let of_pod = work.hdr.key.scope == scope::STACK;
     work.arrival = Arrival::new(env, pkt, flags::ARRIVAL_HOST, Direction::Egress);
+    if work.hdr.kind == Kind::IcmpError {
+        return match quoted::flow_of(env, pkt, work) {
+            Ok(()) => forward::in_place(pkt, work),
+            // It would leave under the pod's own address.
+            Err(reason) if of_pod => Err(reason),
+            Err(_) => Ok(Verdict::PASS),
+        };
+    }
     let hit = flow::lookup(env, work);
     if hit == Hit::Current {
         return forward::in_place(pkt, work);
@@ -239,5 +288,5 @@ fn to_a_pod<E: Env, P: Packet>(
         return Err(DropReason::Multicast);
     }
     work.arrival = Arrival::new(env, pkt, flags::ARRIVAL_HOST, direction);
-    admit::flow_of(env, work)
+    flow_of(env, pkt, work)
 }

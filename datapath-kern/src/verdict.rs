@@ -138,6 +138,8 @@ outcomes! {
         UnexpectedArrival = 28, "Unexpected arrival";
         /// Reached the node's side of the gateway pair without having been judged.
         NotForwarded = 29, "Not forwarded by the datapath";
+        /// Larger than the way takes, and must not be fragmented.
+        FragmentationNeeded = 30, "Fragmentation needed";
     }
 }
 
@@ -154,7 +156,7 @@ outcomes! {
         ToHost = 99, "to-host";
         /// To this node's stack, which forwards it.
         ToStack = 100, "to-stack";
-        /// Answered by the datapath: ARP, neighbour discovery.
+        /// Answered by the datapath: ARP, neighbour discovery, ICMP errors about what it dropped.
         Answered = 101, "answered";
     }
 }

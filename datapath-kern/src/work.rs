@@ -6,6 +6,7 @@ use crate::abi::nexthop::NextHop;
 use crate::env::FibQuery;
 use crate::packet::Headers;
 use crate::stage::origin::{Arrival, Origin};
+use crate::stage::quoted::Quoted;
 use crate::stage::route::Route;
 use crate::verdict::DropReason;
 use crate::wire::underlay::Underlay;
@@ -42,6 +43,8 @@ pub struct Work {
     pub hop: NextHop,
     /// Why the packet was dropped, once it was.
     pub reason: Option<DropReason>,
+    /// The packet that an ICMP error is about.
+    pub quoted: Quoted,
     /// Headers for the tunnel.
     pub underlay: Underlay,
 }

@@ -197,7 +197,10 @@ fn the_last_hop(#[values(V4, V6)] family: Family, #[values(0, 1)] ttl: u8) {
         plan::pod(2, 1, family),
         plan::outside(family),
     ] {
-        send(to).dropped(Egress, DropReason::TtlExceeded);
+        let out = send(to);
+        assert_eq!(out.reason, Some(DropReason::TtlExceeded));
+        // What is in the answer: `icmp_errors.rs`.
+        assert_eq!(out.counted, "egress answered");
     }
     // The node is no hop.
     send(plan::gateway(1, family)).went(Action::ToHost, plan::GATEWAY, "egress to-host");

@@ -100,12 +100,14 @@ settings! {
     gateway_v4: Addr,
     /// This node's IPv6 gateway address, or none.
     gateway_v6: Addr,
+    /// ICMP errors that each end of the network gets at most, a second.
+    answers_per_s: u32,
     /// Ethernet address of the gateway.
     gateway_mac: Mac,
     /// Zero.
-    reserved: [u8; 2],
+    reserved: [u8; 6],
 }
-crate::abi!(Config, size = 104, align = 8);
+crate::abi!(Config, size = 112, align = 8);
 
 /// Values of [`Config::tunnel`].
 pub mod tunnel {
@@ -140,7 +142,8 @@ impl Config {
         seed: 0,
         gateway_v4: Addr::NONE,
         gateway_v6: Addr::NONE,
+        answers_per_s: 100,
         gateway_mac: [0; 6],
-        reserved: [0; 2],
+        reserved: [0; 6],
     };
 }

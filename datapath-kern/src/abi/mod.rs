@@ -5,6 +5,7 @@
 //! refuses pinned maps of another version.
 
 pub mod addr;
+pub mod budget;
 pub mod config;
 pub mod endpoint;
 pub mod flow;

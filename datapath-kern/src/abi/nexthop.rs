@@ -39,8 +39,14 @@ pub struct NextHop {
     pub destination_mac: Mac,
     /// Source of the frame.
     pub source_mac: Mac,
+    /// Longest packet that the way takes, bytes, as the routing table says; zero: not known.
+    pub mtu_bytes: u16,
+    /// Longest packet that gets to the peer, bytes, as a router on the way said.
+    pub path_mtu_bytes: u16,
+    /// Until when that is believed; seconds on `CLOCK_MONOTONIC`.
+    pub path_mtu_until_s: u32,
 }
-crate::abi!(NextHop, size = 40, align = 8);
+crate::abi!(NextHop, size = 48, align = 8);
 
 /// Values of [`NextHop::kind`].
 pub mod kind {

@@ -28,6 +28,8 @@ pub struct Buffer {
     /// Whether the transport checksum is left to the hardware, `CHECKSUM_PARTIAL`: the field holds
     /// the folded sum of the pseudo header, not inverted.
     pub partial: bool,
+    /// Payload of a segment, bytes, where the frame is yet to be cut; zero where it is not.
+    pub segment_bytes: u32,
     /// Whether it came with a VLAN tag, which is not among its bytes.
     pub tagged: bool,
     /// Whether something was asked for beyond [`MAX_OFFSET`]. Refused here, it would be found at
@@ -44,6 +46,7 @@ impl Buffer {
             interface,
             mark: 0,
             partial: false,
+            segment_bytes: 0,
             tagged: false,
             strayed: Cell::new(false),
         }
@@ -99,6 +102,10 @@ impl Buffer {
 impl Packet for Buffer {
     fn len(&self) -> u32 {
         u32::try_from(self.bytes.len()).unwrap_or(u32::MAX)
+    }
+
+    fn segment_bytes(&self) -> u32 {
+        self.segment_bytes
     }
 
     fn interface(&self) -> u32 {
@@ -176,6 +183,35 @@ impl Packet for Buffer {
         let start = usize::from(ETHERNET_LEN);
         self.bytes.drain(start..start + usize::from(bytes));
         Ok(())
+    }
+
+    fn truncate(&mut self, length: u32) -> Result<(), DropReason> {
+        if length > self.len() {
+            return Err(DropReason::RewriteFailed);
+        }
+        self.bytes.truncate(length as usize);
+        self.segment_bytes = 0;
+        Ok(())
+    }
+
+    fn make_room(&mut self, bytes: u16) -> Result<(), DropReason> {
+        self.check_room(0, Family::V4)?;
+        let at = usize::from(ETHERNET_LEN);
+        self.bytes
+            .splice(at..at, core::iter::repeat_n(0, bytes.into()));
+        Ok(())
+    }
+
+    fn sum(&mut self, offset: u16, length: u16) -> Result<u16, DropReason> {
+        let start = usize::from(offset);
+        let bytes = self.bytes.get(start..start + usize::from(length));
+        let bytes = bytes.ok_or(DropReason::InvalidPacket)?;
+        let words = bytes.chunks(2).map(|pair| match *pair {
+            [a, b] => u32::from(u16::from_ne_bytes([a, b])),
+            [a] => u32::from(u16::from_ne_bytes([a, 0])),
+            _ => 0,
+        });
+        Ok(fold(words.sum()))
     }
 }
 

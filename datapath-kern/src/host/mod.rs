@@ -19,6 +19,7 @@ use std::vec::Vec;
 
 use crate::abi::Mac;
 use crate::abi::addr::Addr;
+use crate::abi::budget::{Budget, MAX_BUDGETS};
 use crate::abi::config::{Config, settings_of_field};
 use crate::abi::endpoint::{Endpoint, MAX_ENDPOINTS};
 use crate::abi::flow::{Flow, FlowKey};
@@ -65,6 +66,8 @@ pub struct Host {
     pub next_hops: Array<NextHop>,
     /// Holders of claimed next hops.
     pub claims: Hash<u32, Claim>,
+    /// What ends used up of their answers.
+    pub budgets: Array<Budget>,
     /// Uplinks by interface.
     pub uplinks: Hash<u32, Uplink>,
     /// Who is behind an address.
@@ -98,6 +101,7 @@ impl Host {
             peer_indices: Hash::new(MAX_PEERS as usize),
             next_hops: Array::new(MAX_NEXT_HOPS),
             claims: Hash::new(CLAIMED as usize),
+            budgets: Array::new(MAX_BUDGETS),
             uplinks: Hash::new(64),
             ipcache: RefCell::default(),
             routing: RefCell::default(),
@@ -193,6 +197,10 @@ impl Env for Host {
 
     fn claims(&self) -> impl Table<u32, Claim> {
         self.logged("claims", &self.claims)
+    }
+
+    fn budgets(&self) -> impl Table<u32, Budget> {
+        self.logged("budgets", &self.budgets)
     }
 
     fn uplinks(&self) -> impl Table<u32, Uplink> {

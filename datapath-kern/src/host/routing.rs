@@ -30,7 +30,12 @@ pub struct Routing {
     v6: Prefixes<Way>,
     neighbours: HashMap<Addr, Mac>,
     interfaces: HashMap<u32, Mac>,
+    /// Where it is not [`MTU_BYTES`].
+    mtus_bytes: HashMap<u32, u16>,
 }
+
+/// MTU of an interface that was given none.
+const MTU_BYTES: u16 = 1500;
 
 impl Routing {
     fn routes(&mut self, prefix: Prefix) -> &mut Prefixes<Way> {
@@ -64,12 +69,19 @@ impl Routing {
         self.interfaces.insert(index, mac);
     }
 
+    /// Gives an interface its MTU; without, it is 1500 bytes.
+    pub fn mtu(&mut self, index: u32, bytes: u16) {
+        self.mtus_bytes.insert(index, bytes);
+    }
+
     /// Answers as the kernel does, `hop` written also where there is no way: no route at all is
     /// the stack's to report, and so is [`Fib::Stack`].
     pub(super) fn look_up(&self, query: &FibQuery, ingress: u32, hop: &mut NextHop) -> Fib {
         hop.gateway = query.destination;
         hop.interface = ingress;
         hop.kind = kind::UNRESOLVED;
+        // The kernel looks for the neighbour before it tells the MTU.
+        hop.mtu_bytes = 0;
         let routes = if query.destination.is_v4() {
             &self.v4
         } else {
@@ -86,6 +98,8 @@ impl Routing {
             hop.destination_mac = *mac;
             hop.source_mac = self.interfaces.get(&interface).copied().unwrap_or_default();
             hop.kind = kind::RESOLVED;
+            let mtu_bytes = self.mtus_bytes.get(&interface).copied();
+            hop.mtu_bytes = mtu_bytes.unwrap_or(MTU_BYTES);
         }
         Fib::Found
     }

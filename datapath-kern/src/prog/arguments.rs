@@ -7,6 +7,7 @@ use aya_ebpf::bindings::bpf_redir_neigh;
 use aya_ebpf::maps::lpm_trie::Key;
 use datapath_kern::abi::Mac;
 use datapath_kern::abi::addr::Addr;
+use datapath_kern::packet::MAX_SUM_LEN;
 
 use super::maps;
 
@@ -19,6 +20,8 @@ pub(super) struct Arguments {
     pub(super) address: Key<Addr>,
     /// Neighbour for `bpf_redirect_neigh`.
     pub(super) neighbour: bpf_redir_neigh,
+    /// Bytes of the packet to sum up, a word more than there may be.
+    pub(super) scratch: [u32; MAX_SUM_LEN as usize / 4 + 1],
 }
 
 /// `struct bpf_fib_lookup` of `include/uapi/linux/bpf.h`, its unions resolved to what a lookup by

@@ -9,6 +9,7 @@ use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap};
 use datapath_kern::abi::Mac;
 use datapath_kern::abi::addr::Addr;
+use datapath_kern::abi::budget::Budget;
 use datapath_kern::abi::config::Settings;
 use datapath_kern::abi::endpoint::Endpoint;
 use datapath_kern::abi::flow::{Flow, FlowKey};
@@ -167,6 +168,11 @@ impl Env for Kernel {
     }
 
     #[inline(always)]
+    fn budgets(&self) -> impl Table<u32, Budget> {
+        Map(&maps::BUDGETS)
+    }
+
+    #[inline(always)]
     fn uplinks(&self) -> impl Table<u32, Uplink> {
         Map(&maps::UPLINKS)
     }
@@ -194,6 +200,9 @@ impl Env for Kernel {
     }
 }
 
+/// What stays in the place of the MTU where the kernel writes none.
+const UNKNOWN_MTU: u16 = 1;
+
 /// `AF_INET`.
 const INET: u8 = 2;
 /// `AF_INET6`.
@@ -219,7 +228,9 @@ fn fib(ctx: *mut __sk_buff, interface: u32, query: &FibQuery, hop: &mut NextHop)
         protocol: 0,
         source_port: 0,
         destination_port: 0,
-        total_len: 0,
+        // Has the MTU of the route compared, and told; zero would compare the packet at hand with
+        // the device's, which is not as long as it will be.
+        total_len: UNKNOWN_MTU,
         interface,
         flow_info: 0,
         source: words(&query.source),
@@ -239,6 +250,11 @@ fn fib(ctx: *mut __sk_buff, interface: u32, query: &FibQuery, hop: &mut NextHop)
     };
     hop.interface = lookup.interface;
     hop.kind = kind::UNRESOLVED;
+    hop.mtu_bytes = if lookup.total_len == UNKNOWN_MTU {
+        0
+    } else {
+        lookup.total_len
+    };
     match u32::try_from(answer) {
         Ok(BPF_FIB_LKUP_RET_SUCCESS) => {
             hop.destination_mac = lookup.destination_mac;

@@ -4,6 +4,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::LpmTrie;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
 use datapath_kern::abi::addr::Addr;
+use datapath_kern::abi::budget::{Budget, MAX_BUDGETS};
 use datapath_kern::abi::config::Config;
 use datapath_kern::abi::endpoint::{Endpoint, MAX_ENDPOINTS};
 use datapath_kern::abi::flow::{Flow, FlowKey};
@@ -42,6 +43,9 @@ pub(super) static NEXT_HOPS: Array<NextHop> = Array::with_max_entries(MAX_NEXT_H
 
 #[map(name = "claims")]
 pub(super) static CLAIMS: HashMap<u32, Claim> = HashMap::with_max_entries(CLAIMED, 0);
+
+#[map(name = "budgets")]
+pub(super) static BUDGETS: Array<Budget> = Array::with_max_entries(MAX_BUDGETS, 0);
 
 #[map(name = "uplinks")]
 pub(super) static UPLINKS: HashMap<u32, Uplink> = HashMap::with_max_entries(64, 0);

@@ -10,13 +10,17 @@ use aya_ebpf::bindings::{
     tcx_action_base::{TCX_DROP, TCX_NEXT},
 };
 use aya_ebpf::helpers::generated::{
-    bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_adjust_room,
-    bpf_skb_change_type, bpf_skb_pull_data, bpf_skb_store_bytes,
+    bpf_csum_diff, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer,
+    bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_change_type, bpf_skb_load_bytes,
+    bpf_skb_pull_data, bpf_skb_store_bytes,
 };
 use datapath_kern::abi::addr::Addr;
 use datapath_kern::abi::config::Settings;
-use datapath_kern::packet::{ChecksumCovers, ETHERNET_LEN, Family, MAX_OFFSET, Packet};
+use datapath_kern::packet::{
+    ChecksumCovers, ETHERNET_LEN, Family, MAX_OFFSET, MAX_SUM_LEN, Packet,
+};
 use datapath_kern::verdict::{Action, DropReason, Verdict};
+use datapath_kern::wire::checksum;
 use datapath_kern::wire::underlay::{OVERHEAD_V4, OVERHEAD_V6, UnderlayV4, UnderlayV6};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -128,6 +132,12 @@ impl Packet for Skb {
     }
 
     #[inline(always)]
+    fn segment_bytes(&self) -> u32 {
+        // SAFETY: a field of the context.
+        unsafe { (*self.ctx).gso_size }
+    }
+
+    #[inline(always)]
     fn interface(&self) -> u32 {
         // SAFETY: a field of the context.
         unsafe { (*self.ctx).ifindex }
@@ -224,19 +234,88 @@ impl Packet for Skb {
         };
         let flags = u64::from(BPF_F_ADJ_ROOM_FIXED_GSO | family);
         // SAFETY: a helper on the program's own context.
-        let failed = unsafe {
+        done(unsafe {
             bpf_skb_adjust_room(
                 self.ctx,
                 -i32::from(bytes),
                 bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
                 flags,
             )
+        })
+    }
+
+    #[inline(always)]
+    fn truncate(&mut self, length: u32) -> Result<(), DropReason> {
+        // SAFETY: a helper on the program's own context.
+        done(unsafe { bpf_skb_change_tail(self.ctx, length, 0) })
+    }
+
+    #[inline(always)]
+    fn make_room(&mut self, bytes: u16) -> Result<(), DropReason> {
+        // SAFETY: a helper on the program's own context.
+        done(unsafe {
+            bpf_skb_adjust_room(
+                self.ctx,
+                i32::from(bytes),
+                bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
+                0,
+            )
+        })
+    }
+
+    #[inline(never)]
+    fn sum(&mut self, offset: u16, length: u16) -> Result<u16, DropReason> {
+        let Some(arguments) = arguments::mine() else {
+            return Err(DropReason::RewriteFailed);
         };
-        if failed == 0 {
-            Ok(())
-        } else {
-            Err(DropReason::RewriteFailed)
+        let scratch = arguments.scratch.as_mut_ptr();
+        let length = u32::from(length);
+        if length == 0 || length > u32::from(MAX_SUM_LEN) {
+            return Err(DropReason::InvalidPacket);
         }
+        // SAFETY: `scratch` has a word more than `MAX_SUM_LEN` bytes. The last word is cleared
+        // before it is filled in part.
+        let failed = unsafe {
+            *scratch.add((length / 4) as usize) = 0;
+            bpf_skb_load_bytes(self.ctx.cast(), u32::from(offset), scratch.cast(), length)
+        };
+        if failed != 0 {
+            return Err(DropReason::InvalidPacket);
+        }
+        let end = (length + 3) & !3;
+        // SAFETY: the parts lie within `scratch`, one behind the other.
+        let sum = unsafe {
+            let sum = sum_part(scratch, end, 512, 0);
+            let sum = sum_part(scratch.add(128), end.saturating_sub(512), 512, sum);
+            sum_part(scratch.add(256), end.saturating_sub(1024), 256, sum)
+        };
+        Ok(checksum::fold(sum))
+    }
+}
+
+/// Adds up to `most` of the `length` bytes at `from` to a sum; on older kernels `bpf_csum_diff`
+/// takes no more than 512 at once.
+///
+/// # Safety
+///
+/// There are `most` bytes at `from`.
+#[inline(always)]
+unsafe fn sum_part(from: *mut u32, length: u32, most: u32, sum: u32) -> u32 {
+    let size = if length < most { length } else { most };
+    if size == 0 {
+        return sum;
+    }
+    // SAFETY: as the caller said.
+    (unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, from, size, sum) }) as u32
+}
+
+/// What a helper's code for failure means.
+#[inline(always)]
+fn done(code: i64) -> Result<(), DropReason> {
+    if code == 0 {
+        Ok(())
+    } else {
+        Err(DropReason::RewriteFailed)
     }
 }
 

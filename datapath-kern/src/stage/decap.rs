@@ -44,10 +44,10 @@ pub fn look_inside<P: Packet>(pkt: &P, work: &mut Work) -> Result<Wrapping, Drop
         return Err(DropReason::TunnelMalformed);
     }
     work.hdr.length -= u32::from(start);
-    if work.hdr.kind != Kind::Flow {
-        return Err(DropReason::IcmpUnrelated);
+    match work.hdr.kind {
+        Kind::Flow | Kind::IcmpError => Ok(wrapping),
+        _ => Err(DropReason::IcmpUnrelated),
     }
-    Ok(wrapping)
 }
 
 /// Takes the packet out of the tunnel packet.
@@ -61,10 +61,12 @@ pub fn unwrap<P: Packet>(
     work: &mut Work,
     wrapping: Wrapping,
 ) -> Result<(), DropReason> {
-    let Work { hdr, .. } = work;
+    let Work { hdr, quoted, .. } = work;
     pkt.decapsulate(wrapping.start, hdr.family)?;
     hdr.l3 = ETHERNET_LEN;
     hdr.l4 -= wrapping.start;
+    quoted.l3 = quoted.l3.wrapping_sub(wrapping.start);
+    quoted.l4 = quoted.l4.wrapping_sub(wrapping.start);
     if wrapping.family == hdr.family {
         return Ok(());
     }

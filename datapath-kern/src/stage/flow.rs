@@ -90,7 +90,7 @@ fn inspect<E: Env>(
 /// Whether the packet came the way that its flow's packets come, from whom they come, and both
 /// ends are still judged as they were. Array reads only.
 #[inline(always)]
-fn holds<E: Env>(env: &E, flow: &Flow, arrival: &Arrival) -> bool {
+pub(super) fn holds<E: Env>(env: &E, flow: &Flow, arrival: &Arrival) -> bool {
     if flow.arrival() != arrival.by {
         return false;
     }
@@ -275,7 +275,7 @@ pub fn is_alive<E: Env>(env: &E, key: &FlowKey, pair: u32, now_s: u32) -> bool {
 
 /// Looks at the entry under `key`, wherever it is.
 #[inline(always)]
-pub fn peek<E: Env, R>(env: &E, key: &FlowKey, look: impl Fn(&Flow) -> R) -> Option<R> {
+pub fn peek<E: Env, R>(env: &E, key: &FlowKey, mut look: impl FnMut(&Flow) -> R) -> Option<R> {
     match env.flows().update(key, |flow| look(flow)) {
         Some(seen) => Some(seen),
         None => env.pending().update(key, |flow| look(flow)),

@@ -10,6 +10,7 @@ use crate::stage::observe;
 use crate::stage::{encap, rewrite};
 use crate::verdict::{Action, DropReason, Forward, Verdict};
 use crate::wire::ethernet::Macs;
+use crate::wire::underlay::{OVERHEAD_V4, OVERHEAD_V6};
 use crate::work::Work;
 
 /// Applies [`Work::flow`] to the packet.
@@ -30,6 +31,9 @@ pub fn apply<E: Env, P: Packet>(
         return to_host(env, pkt, work);
     }
     let resolve = nexthop::of(env, work)?;
+    if !fits(pkt, work) {
+        return Err(DropReason::FragmentationNeeded);
+    }
     // What this node's own stack sends was not routed by us.
     rewrite::apply(pkt, work, work.arrival.by != flags::ARRIVAL_HOST)?;
     let (verdict, how) = match work.flow.target() {
@@ -53,6 +57,40 @@ pub fn apply<E: Env, P: Packet>(
     };
     observe::forwarded(env, work.arrival.direction, how, work.hdr.length);
     Ok(verdict)
+}
+
+/// Whether the way takes the packet, or the segments that it will be cut into.
+#[inline(always)]
+fn fits<P: Packet>(pkt: &P, work: &Work) -> bool {
+    let room = room(work);
+    let hdr = &work.hdr;
+    let segment = pkt.segment_bytes();
+    let length = if segment == 0 {
+        u32::from(hdr.ip_len)
+    } else {
+        u32::from(hdr.l4 - hdr.l3) + u32::from(hdr.l4_len) + segment
+    };
+    room == 0 || length <= u32::from(room)
+}
+
+/// Longest packet that the next hop in [`Work::hop`] takes from the flow, bytes; zero: not known.
+#[inline(always)]
+pub fn room(work: &Work) -> u16 {
+    let hop = &work.hop;
+    if work.flow.target() != flags::TARGET_TUNNEL {
+        return hop.mtu_bytes;
+    }
+    let overhead = if hop.gateway.is_v4() {
+        OVERHEAD_V4
+    } else {
+        OVERHEAD_V6
+    };
+    let learned = hop.path_mtu_until_s > work.arrival.now_s;
+    if learned && (hop.mtu_bytes == 0 || hop.path_mtu_bytes < hop.mtu_bytes) {
+        hop.path_mtu_bytes.saturating_sub(overhead)
+    } else {
+        hop.mtu_bytes.saturating_sub(overhead)
+    }
 }
 
 /// Hands a packet to this node: it stays where it is on an uplink, and comes in by the gateway
@@ -93,7 +131,7 @@ pub fn in_place<P: Packet>(pkt: &mut P, work: &Work) -> Result<Verdict, DropReas
 
 /// Out of the interface of the hop, by the kernel's neighbour table where that is due.
 #[inline(always)]
-fn leave(hop: &NextHop, resolve: bool) -> Verdict {
+pub(super) fn leave(hop: &NextHop, resolve: bool) -> Verdict {
     Verdict::new(
         if resolve {
             Action::OutToNeighbour

@@ -1,6 +1,7 @@
 //! What happens to a packet, a subject per file. `pipeline.rs` strings them together.
 
 pub mod admit;
+pub mod answer;
 pub mod decap;
 pub mod encap;
 pub mod flow;
@@ -11,6 +12,8 @@ pub mod nexthop;
 pub mod observe;
 pub mod origin;
 pub mod parse;
+pub mod path_mtu;
+pub mod quoted;
 pub mod rewrite;
 pub mod route;
 pub mod tcp;

@@ -74,7 +74,7 @@ pub fn control<E: Env, P: Packet>(
         Kind::NeighbourSolicitation => answer_solicitation(env, pkt, hdr, arrival),
         Kind::NeighbourAdvertisement => Err(DropReason::NeighbourNotGateway),
         Kind::RouterOnly => Err(DropReason::ForbiddenIcmpV6),
-        Kind::IcmpOther | Kind::Flow => {
+        Kind::IcmpOther | Kind::IcmpError | Kind::Flow => {
             if hdr.key.destination.is_multicast() {
                 // Router solicitations and group reports of every pod that comes up.
                 return Err(DropReason::Multicast);

@@ -66,6 +66,7 @@ fn fill<E: Env>(env: &E, slot: u32, found: &NextHop) -> bool {
         *hop = *found;
         hop.tag = tag;
         hop.refreshed_s = 0;
+        hop.path_mtu_until_s = 0;
     });
     written.is_some()
 }
@@ -116,11 +117,18 @@ fn ask<E: Env>(env: &E, work: &mut Work, good: bool) -> Result<(), DropReason> {
         // A peer's slot is the peer's for good. A claimed slot is one neighbour's: when the way
         // leads elsewhere now, all flows that came here must look for themselves.
         env.next_hops().update(&slot, |remembered| {
-            let tag = remembered.tag;
+            let NextHop {
+                tag,
+                path_mtu_bytes,
+                path_mtu_until_s,
+                ..
+            } = *remembered;
             let same = remembered.gateway == hop.gateway && remembered.interface == hop.interface;
             if tunnelled || same {
                 *remembered = *hop;
                 remembered.tag = tag;
+                remembered.path_mtu_bytes = path_mtu_bytes;
+                remembered.path_mtu_until_s = path_mtu_until_s;
             } else {
                 remembered.tag = tag.wrapping_add(1);
             }

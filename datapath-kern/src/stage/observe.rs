@@ -23,9 +23,21 @@ pub fn outcome<E: Env>(
     match result {
         Ok(verdict) => verdict,
         Err(reason) => {
-            env.count(direction, reason.code(), bytes);
-            work.reason = Some(reason);
+            dropped(env, work, direction, bytes, reason);
             Verdict::DROP
         }
     }
+}
+
+/// Counts a packet that ends here, and notes why.
+#[inline(always)]
+pub fn dropped<E: Env>(
+    env: &E,
+    work: &mut Work,
+    direction: Direction,
+    bytes: u32,
+    reason: DropReason,
+) {
+    env.count(direction, reason.code(), bytes);
+    work.reason = Some(reason);
 }

@@ -3,7 +3,7 @@
 use zerocopy::network_endian::U16;
 
 use crate::abi::addr::Addr;
-use crate::abi::flow::scope;
+use crate::abi::flow::{FlowKey, scope};
 use crate::packet::{ETHERNET_LEN, Family, Frame, Headers, Kind, MAX_L4_OFFSET, Packet};
 use crate::verdict::DropReason;
 use crate::wire::ethernet::{self, Ethernet};
@@ -63,6 +63,7 @@ fn ipv4<P: Packet>(pkt: &P, hdr: &mut Headers) -> Result<(), DropReason> {
     hdr.key.source = Addr::from_v4_bytes(ip.source);
     hdr.key.destination = Addr::from_v4_bytes(ip.destination);
     hdr.key.protocol = ip.protocol;
+    hdr.ip_len = total_len;
     hdr.l4 = hdr.l3 + ip.header_len();
     hdr.family = Family::V4;
     hdr.ttl = ip.ttl;
@@ -103,6 +104,7 @@ fn ipv6<P: Packet>(pkt: &P, hdr: &mut Headers) -> Result<(), DropReason> {
         return Err(DropReason::Martian);
     }
     hdr.key.protocol = next;
+    hdr.ip_len = ip.payload_len.get().saturating_add(40);
     hdr.l4 = l4;
     hdr.family = Family::V6;
     hdr.ttl = ip.hop_limit;
@@ -120,6 +122,7 @@ fn transport<P: Packet>(pkt: &P, hdr: &mut Headers, length: u16) -> Result<(), D
     hdr.key.scope = scope::PATH;
     hdr.key.reserved = [0; 2];
     hdr.tcp_flags = 0;
+    hdr.l4_len = 0;
     hdr.kind = Kind::Flow;
     match (hdr.key.protocol, hdr.family) {
         (protocol::TCP, _) => {
@@ -130,6 +133,7 @@ fn transport<P: Packet>(pkt: &P, hdr: &mut Headers, length: u16) -> Result<(), D
             hdr.key.source_port = tcp.ports.source;
             hdr.key.destination_port = tcp.ports.destination;
             hdr.tcp_flags = tcp.flags;
+            hdr.l4_len = (tcp.data_offset >> 4) * 4;
         }
         (protocol::UDP, _) => {
             let udp: Udp = pkt.read(hdr.l4)?;
@@ -138,13 +142,14 @@ fn transport<P: Packet>(pkt: &P, hdr: &mut Headers, length: u16) -> Result<(), D
             }
             hdr.key.source_port = udp.ports.source;
             hdr.key.destination_port = udp.ports.destination;
+            hdr.l4_len = 8;
         }
         (protocol::ICMP, Family::V4) | (protocol::ICMPV6, Family::V6) => {
             let message: Icmp = pkt.read(hdr.l4)?;
             if length < 8 {
                 return Err(DropReason::InvalidPacket);
             }
-            icmp(hdr, &message);
+            hdr.kind = icmp(&mut hdr.key, hdr.family, &message);
         }
         (protocol::ICMP | protocol::ICMPV6, _) => return Err(DropReason::UnknownL4),
         _ => {}
@@ -152,21 +157,23 @@ fn transport<P: Packet>(pkt: &P, hdr: &mut Headers, length: u16) -> Result<(), D
     Ok(())
 }
 
-/// Tells echo, which is a flow, from the rest of ICMP, which is not.
+/// Tells echo, which is a flow, from the rest of ICMP, which is not, and enters its identifier.
 #[inline(always)]
-fn icmp(hdr: &mut Headers, message: &Icmp) {
-    match (hdr.family, message.kind) {
+pub(super) fn icmp(key: &mut FlowKey, family: Family, message: &Icmp) -> Kind {
+    match (family, message.kind) {
         (Family::V4, icmp::ECHO_REQUEST) | (Family::V6, icmpv6::ECHO_REQUEST) => {
-            hdr.key.source_port = message.id;
+            key.source_port = message.id;
+            Kind::Flow
         }
         (Family::V4, icmp::ECHO_REPLY) | (Family::V6, icmpv6::ECHO_REPLY) => {
-            hdr.key.destination_port = message.id;
+            key.destination_port = message.id;
+            Kind::Flow
         }
-        (Family::V6, icmpv6::NEIGHBOUR_SOLICITATION) => hdr.kind = Kind::NeighbourSolicitation,
-        (Family::V6, icmpv6::NEIGHBOUR_ADVERTISEMENT) => hdr.kind = Kind::NeighbourAdvertisement,
-        (Family::V6, icmpv6::ROUTER_ADVERTISEMENT | icmpv6::REDIRECT) => {
-            hdr.kind = Kind::RouterOnly;
-        }
-        _ => hdr.kind = Kind::IcmpOther,
+        (Family::V4, icmp::UNREACHABLE | icmp::TIME_EXCEEDED | icmp::PARAMETER_PROBLEM)
+        | (Family::V6, icmpv6::UNREACHABLE..=icmpv6::PARAMETER_PROBLEM) => Kind::IcmpError,
+        (Family::V6, icmpv6::NEIGHBOUR_SOLICITATION) => Kind::NeighbourSolicitation,
+        (Family::V6, icmpv6::NEIGHBOUR_ADVERTISEMENT) => Kind::NeighbourAdvertisement,
+        (Family::V6, icmpv6::ROUTER_ADVERTISEMENT | icmpv6::REDIRECT) => Kind::RouterOnly,
+        _ => Kind::IcmpOther,
     }
 }

@@ -5,7 +5,8 @@
 use zerocopy::network_endian::U16;
 
 use crate::abi::flow::{Flow, flags};
-use crate::packet::{ChecksumCovers, Family, Headers, Packet};
+use crate::packet::{ChecksumCovers, Family, Headers, Kind, Packet};
+use crate::stage::quoted;
 use crate::verdict::DropReason;
 use crate::wire::checksum;
 use crate::wire::ip::{protocol, v6_bytes};
@@ -29,7 +30,8 @@ pub fn apply<P: Packet>(pkt: &mut P, work: &Work, routed: bool) -> Result<(), Dr
         let ttl = hdr.ttl - 1;
         match hdr.family {
             Family::V4 => {
-                pkt.write(hdr.l3 + 8, &[ttl, hdr.key.protocol])?;
+                let [_, protocol]: [u8; 2] = pkt.read(hdr.l3 + 8)?;
+                pkt.write(hdr.l3 + 8, &[ttl, protocol])?;
                 header_delta = checksum::port_delta(u16::from(hdr.ttl) << 8, u16::from(ttl) << 8);
             }
             Family::V6 => {
@@ -47,8 +49,10 @@ pub fn apply<P: Packet>(pkt: &mut P, work: &Work, routed: bool) -> Result<(), Dr
         let new = checksum::adjust(u16::from_ne_bytes(old), header_delta).to_ne_bytes();
         pkt.write(hdr.l3 + 10, &new)?;
     }
-    if translated {
-        transport(pkt, hdr, flow)?;
+    match (translated, hdr.kind) {
+        (false, _) => {}
+        (true, Kind::IcmpError) => quoted::translate(pkt, work)?,
+        (true, _) => transport(pkt, hdr, flow)?,
     }
     Ok(())
 }

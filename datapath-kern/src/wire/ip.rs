@@ -64,6 +64,13 @@ impl Ipv4 {
         (self.version_ihl & 0x0f) as u16 * 4
     }
 
+    /// Where in its packet a fragment lies, in units of eight bytes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn fragment_offset(&self) -> u16 {
+        self.fragment.get() & 0x1fff
+    }
+
     /// Whether this is a part of a packet: more fragments follow, or some came before.
     #[inline(always)]
     #[must_use]

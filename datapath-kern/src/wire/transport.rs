@@ -86,16 +86,38 @@ pub struct Icmp {
     pub sequence: U16,
 }
 
+impl Icmp {
+    /// Length of the header, bytes: of an echo, and of what stands before the quotation in an
+    /// error.
+    pub const LEN: u16 = 8;
+}
+
 /// ICMP types.
 pub mod icmp {
     /// Echo reply.
     pub const ECHO_REPLY: u8 = 0;
+    /// Destination unreachable.
+    pub const UNREACHABLE: u8 = 3;
+    /// Code of [`UNREACHABLE`]: fragmentation needed, and the packet must not be.
+    pub const FRAGMENTATION_NEEDED: u8 = 4;
     /// Echo request.
     pub const ECHO_REQUEST: u8 = 8;
+    /// Time exceeded; code zero: on the way.
+    pub const TIME_EXCEEDED: u8 = 11;
+    /// Parameter problem.
+    pub const PARAMETER_PROBLEM: u8 = 12;
 }
 
 /// ICMPv6 types.
 pub mod icmpv6 {
+    /// Destination unreachable.
+    pub const UNREACHABLE: u8 = 1;
+    /// Packet too big.
+    pub const TOO_BIG: u8 = 2;
+    /// Time exceeded; code zero: on the way.
+    pub const TIME_EXCEEDED: u8 = 3;
+    /// Parameter problem.
+    pub const PARAMETER_PROBLEM: u8 = 4;
     /// Echo request.
     pub const ECHO_REQUEST: u8 = 128;
     /// Echo reply.

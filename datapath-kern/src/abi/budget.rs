@@ -1,0 +1,21 @@
+//! How many answers each end of the network may still have in a second.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use super::nexthop::CLAIMED_BASE;
+
+/// Slots of the budgets: endpoints by slot, then peers by index, as the next hops have them.
+pub const MAX_BUDGETS: u32 = CLAIMED_BASE;
+
+/// What one end has used up of a second. Two CPUs that count at once may lose one.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, Immutable, IntoBytes, KnownLayout,
+)]
+#[repr(C)]
+pub struct Budget {
+    /// The second; on `CLOCK_MONOTONIC`.
+    pub second_s: u32,
+    /// Answers given in it.
+    pub spent: u32,
+}
+crate::abi!(Budget, size = 8, align = 4);
