@@ -7,6 +7,7 @@ use crate::abi::budget::Budget;
 use crate::abi::config::Settings;
 use crate::abi::endpoint::Endpoint;
 use crate::abi::flow::{Flow, FlowKey};
+use crate::abi::fragment::{Fragment, FragmentKey};
 use crate::abi::ipcache::IpEntry;
 use crate::abi::metric::Direction;
 use crate::abi::nexthop::{Claim, NextHop};
@@ -76,6 +77,9 @@ pub trait Env: Settings {
 
     /// Who holds the slots that the datapath claims by itself.
     fn claims(&self) -> impl Table<u32, Claim>;
+
+    /// First fragments of packets: the least recently used goes when full.
+    fn fragments(&self) -> impl Table<FragmentKey, Fragment>;
 
     /// What ends of the network have used up of their answers, by the slots of their next hops.
     fn budgets(&self) -> impl Table<u32, Budget>;

@@ -184,10 +184,28 @@ pub struct Headers {
     pub ttl: u8,
     /// TCP flags as on the wire; zero for others.
     pub tcp_flags: u8,
+    /// Which part of a packet it is.
+    pub part: Part,
+    /// Identification that the parts of a packet share, as on the wire; of IPv4 in the first two
+    /// bytes.
+    pub fragment_id: [u8; 4],
     /// Length of the transport header, bytes; zero where it is none that can be segmented.
     pub l4_len: u8,
     /// What kind of packet the transport header makes it.
     pub kind: Kind,
+}
+
+/// Which part of a packet a frame holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Part {
+    /// All of it.
+    #[default]
+    Whole = 0,
+    /// Its beginning, transport header included.
+    First = 1,
+    /// What follows: no transport header.
+    Later = 2,
 }
 
 /// Kinds of packets that the stages tell apart.

@@ -10,11 +10,13 @@ use crate::abi::ipcache::kind;
 use crate::abi::mark;
 use crate::abi::metric::Direction;
 use crate::env::{Env, Table};
-use crate::packet::{Frame, Headers, Kind, Packet};
+use crate::packet::{Frame, Headers, Kind, Packet, Part};
 use crate::stage::flow::{self, Hit};
 use crate::stage::origin::{self, Arrival};
 use crate::stage::route::Route;
-use crate::stage::{admit, answer, decap, forward, neighbour, observe, parse, path_mtu, quoted};
+use crate::stage::{
+    admit, answer, decap, forward, fragment, neighbour, observe, parse, path_mtu, quoted,
+};
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::ip::protocol;
 use crate::work::Work;
@@ -48,6 +50,7 @@ fn leave_pod<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Outcom
 /// The flow of a packet: its own, or the one of the packet that it is an error about.
 #[inline(always)]
 fn flow_of<E: Env, P: Packet>(env: &E, pkt: &P, work: &mut Work) -> Result<(), DropReason> {
+    fragment::follow(env, work)?;
     if work.hdr.kind == Kind::IcmpError {
         quoted::flow_of(env, pkt, work)
     } else {
@@ -98,17 +101,26 @@ fn enter_node<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Outco
         return Ok(Verdict::PASS);
     }
     work.arrival = Arrival::new(env, pkt, flags::ARRIVAL_UPLINK, Direction::Ingress);
+    if fragment::follow(env, work).is_err() {
+        // The host may know more of it.
+        return Ok(Verdict::PASS);
+    }
     match work.hdr.kind {
         Kind::Flow => {}
         Kind::IcmpError => return told_by_underlay(env, pkt, work),
         _ => return Ok(Verdict::PASS),
     }
-    let tunnelled = env.tunnel() == tunnel::DIRECT && is_tunnel_packet(env, &work.hdr);
+    // A tunnel packet that was cut on the way is the host's to put together, and to drop.
+    let whole = work.hdr.part == Part::Whole;
+    let tunnelled = env.tunnel() == tunnel::DIRECT && whole && is_tunnel_packet(env, &work.hdr);
     let wrapping = if tunnelled {
         decap::look_inside(pkt, work)?
     } else {
         decap::Wrapping::default()
     };
+    if tunnelled {
+        fragment::follow(env, work)?;
+    }
     if work.hdr.kind == Kind::IcmpError {
         quoted::flow_of(env, pkt, work)?;
     } else {
@@ -178,6 +190,11 @@ fn leave_node<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Outco
     }
     let of_pod = work.hdr.key.scope == scope::STACK;
     work.arrival = Arrival::new(env, pkt, flags::ARRIVAL_HOST, Direction::Egress);
+    match fragment::follow(env, work) {
+        Err(reason) if of_pod => return Err(reason),
+        Err(_) => return Ok(Verdict::PASS),
+        Ok(()) => {}
+    }
     if work.hdr.kind == Kind::IcmpError {
         return match quoted::flow_of(env, pkt, work) {
             Ok(()) => forward::in_place(pkt, work),

@@ -94,7 +94,7 @@ outcomes! {
         Multicast = 6, "Multicast";
         /// An IP protocol that the path at hand cannot carry.
         UnknownL4 = 7, "Unknown L4 protocol";
-        /// A fragment, while fragments are not followed.
+        /// A fragment of what must come whole: ICMP that is not echo.
         Fragment = 8, "IP fragmentation not supported";
         /// TTL or hop limit used up.
         TtlExceeded = 9, "TTL exceeded";
@@ -140,6 +140,8 @@ outcomes! {
         NotForwarded = 29, "Not forwarded by the datapath";
         /// Larger than the way takes, and must not be fragmented.
         FragmentationNeeded = 30, "Fragmentation needed";
+        /// A fragment whose packet's first one was not seen.
+        FragmentWithoutFirst = 31, "First logical datagram fragment not found";
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::abi::addr::Addr;
 use crate::abi::flow::{Flow, FlowKey};
+use crate::abi::fragment::FragmentKey;
 use crate::abi::nexthop::NextHop;
 use crate::env::FibQuery;
 use crate::packet::Headers;
@@ -45,6 +46,8 @@ pub struct Work {
     pub reason: Option<DropReason>,
     /// The packet that an ICMP error is about.
     pub quoted: Quoted,
+    /// The packet that a fragment is of.
+    pub fragment_key: FragmentKey,
     /// Headers for the tunnel.
     pub underlay: Underlay,
 }

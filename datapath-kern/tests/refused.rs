@@ -19,7 +19,7 @@ use datapath_kern::packet::Family::{self, V4, V6};
 use datapath_kern::verdict::{Action, DropReason, Verdict};
 use rstest::rstest;
 use support::frame::{self, ACK, L4, SYN, Tuple};
-use support::sent::{TCP, fragment, from_host, from_uplink, into_pod};
+use support::sent::{TCP, from_host, from_uplink, into_pod};
 use support::{from_pod, from_router, key, node, run, run_marked};
 
 #[rstest]
@@ -119,32 +119,6 @@ fn no_tunnel_packets_from_pods(#[values(V4, V6)] family: Family) {
         &to_pod,
         63,
     );
-}
-
-#[rstest]
-fn fragments(#[values(V4, V6)] family: Family) {
-    let host = node(1, V4);
-    let tuple = Tuple::new(plan::pod(1, 1, family), plan::pod(1, 2, family), TCP);
-    let first = fragment(frame::of_pod(1, 1, &tuple), family);
-    run(&host, Hook::FromPod, plan::pod_interface(1), &first).dropped(Egress, DropReason::Fragment);
-    if family == V4 {
-        let mut later = frame::of_pod(1, 1, &tuple);
-        later[21] = 2;
-        run(&host, Hook::FromPod, plan::pod_interface(1), &later)
-            .dropped(Egress, DropReason::Fragment);
-        // May not be fragmented: no fragment.
-        let mut whole = frame::of_pod(1, 1, &tuple);
-        whole[20] = 0x40;
-        run(&host, Hook::FromPod, plan::pod_interface(1), &whole).went(
-            Action::IntoPod,
-            plan::pod_interface(2),
-            "egress to-endpoint",
-        );
-    }
-    // From outside they are the stack's to put together.
-    let answer = Tuple::new(plan::outside(family), plan::node(1, family), TCP);
-    let bytes = fragment(frame::build([2; 6], [4; 6], &answer, 60, b"hi"), family);
-    from_uplink(&host, &bytes).went(Action::Pass, 0, "");
 }
 
 #[rstest]

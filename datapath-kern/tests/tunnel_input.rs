@@ -16,8 +16,9 @@ use datapath_kern::host::{Hook, plan};
 use datapath_kern::packet::Family::{self, V4, V6};
 use datapath_kern::verdict::DropReason;
 use rstest::rstest;
+use support::fragments::cut;
 use support::frame::{self, ACK, L4, SYN, Tuple};
-use support::sent::{TCP, between, fragment, from_uplink, into_pod, kind_wrap};
+use support::sent::{TCP, between, from_uplink, into_pod, kind_wrap};
 use support::tunnel::{self, Wrap};
 use support::{from_pod, from_router, key, node, run};
 
@@ -258,9 +259,13 @@ fn what_a_tunnel_packet_may_not_carry(#[values(V4, V6)] family: Family) {
     );
     error[if family == V4 { 34 } else { 54 }] = 3;
     from_uplink(&host, &wrap.around(&error)).dropped(Ingress, DropReason::IcmpUnrelated);
-    let fragment = fragment(to(plan::pod(1, 1, family)), family);
-    from_uplink(&host, &wrap.around(&fragment)).dropped(Ingress, DropReason::Fragment);
+    let datagram = Tuple::new(source, plan::pod(1, 1, family), L4::Udp(1, 2));
+    let later = &cut(&tunnel::inner(1, &datagram), 8, 1)[1];
+    let without_first = DropReason::FragmentWithoutFirst;
+    from_uplink(&host, &wrap.around(later)).dropped(Ingress, without_first);
     let tuple = Tuple::new(source, plan::pod(1, 1, family), TCP);
     let last = frame::build([2; 6], [4; 6], &tuple, 1, b"hi");
-    from_uplink(&host, &wrap.around(&last)).dropped(Ingress, DropReason::TtlExceeded);
+    let out = from_uplink(&host, &wrap.around(&last));
+    assert_eq!(out.reason, Some(DropReason::TtlExceeded));
+    assert_eq!(out.counted, "ingress answered");
 }

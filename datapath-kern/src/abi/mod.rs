@@ -9,6 +9,7 @@ pub mod budget;
 pub mod config;
 pub mod endpoint;
 pub mod flow;
+pub mod fragment;
 pub mod ipcache;
 pub mod mark;
 pub mod metric;

@@ -23,6 +23,7 @@ use crate::abi::budget::{Budget, MAX_BUDGETS};
 use crate::abi::config::{Config, settings_of_field};
 use crate::abi::endpoint::{Endpoint, MAX_ENDPOINTS};
 use crate::abi::flow::{Flow, FlowKey};
+use crate::abi::fragment::{Fragment, FragmentKey};
 use crate::abi::ipcache::IpEntry;
 use crate::abi::metric::{Counter, Direction, MAX_METRICS, OUTCOMES, index};
 use crate::abi::nexthop::{CLAIMED, Claim, MAX_NEXT_HOPS, NextHop};
@@ -66,6 +67,8 @@ pub struct Host {
     pub next_hops: Array<NextHop>,
     /// Holders of claimed next hops.
     pub claims: Hash<u32, Claim>,
+    /// First fragments of packets.
+    pub fragments: Hash<FragmentKey, Fragment>,
     /// What ends used up of their answers.
     pub budgets: Array<Budget>,
     /// Uplinks by interface.
@@ -101,6 +104,7 @@ impl Host {
             peer_indices: Hash::new(MAX_PEERS as usize),
             next_hops: Array::new(MAX_NEXT_HOPS),
             claims: Hash::new(CLAIMED as usize),
+            fragments: Hash::evicting(8192),
             budgets: Array::new(MAX_BUDGETS),
             uplinks: Hash::new(64),
             ipcache: RefCell::default(),
@@ -197,6 +201,10 @@ impl Env for Host {
 
     fn claims(&self) -> impl Table<u32, Claim> {
         self.logged("claims", &self.claims)
+    }
+
+    fn fragments(&self) -> impl Table<FragmentKey, Fragment> {
+        self.logged("fragments", &self.fragments)
     }
 
     fn budgets(&self) -> impl Table<u32, Budget> {

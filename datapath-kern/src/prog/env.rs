@@ -13,6 +13,7 @@ use datapath_kern::abi::budget::Budget;
 use datapath_kern::abi::config::Settings;
 use datapath_kern::abi::endpoint::Endpoint;
 use datapath_kern::abi::flow::{Flow, FlowKey};
+use datapath_kern::abi::fragment::{Fragment, FragmentKey};
 use datapath_kern::abi::ipcache::IpEntry;
 use datapath_kern::abi::metric::{Direction, index};
 use datapath_kern::abi::nexthop::{Claim, NextHop, kind};
@@ -165,6 +166,11 @@ impl Env for Kernel {
     #[inline(always)]
     fn claims(&self) -> impl Table<u32, Claim> {
         Map(&maps::CLAIMS)
+    }
+
+    #[inline(always)]
+    fn fragments(&self) -> impl Table<FragmentKey, Fragment> {
+        Map(&maps::FRAGMENTS)
     }
 
     #[inline(always)]

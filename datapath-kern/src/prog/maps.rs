@@ -8,6 +8,7 @@ use datapath_kern::abi::budget::{Budget, MAX_BUDGETS};
 use datapath_kern::abi::config::Config;
 use datapath_kern::abi::endpoint::{Endpoint, MAX_ENDPOINTS};
 use datapath_kern::abi::flow::{Flow, FlowKey};
+use datapath_kern::abi::fragment::{Fragment, FragmentKey};
 use datapath_kern::abi::ipcache::IpEntry;
 use datapath_kern::abi::metric::{Counter, MAX_METRICS};
 use datapath_kern::abi::nexthop::{CLAIMED, Claim, MAX_NEXT_HOPS, NextHop};
@@ -43,6 +44,10 @@ pub(super) static NEXT_HOPS: Array<NextHop> = Array::with_max_entries(MAX_NEXT_H
 
 #[map(name = "claims")]
 pub(super) static CLAIMS: HashMap<u32, Claim> = HashMap::with_max_entries(CLAIMED, 0);
+
+#[map(name = "fragments")]
+pub(super) static FRAGMENTS: LruHashMap<FragmentKey, Fragment> =
+    LruHashMap::with_max_entries(8192, 0);
 
 #[map(name = "budgets")]
 pub(super) static BUDGETS: Array<Budget> = Array::with_max_entries(MAX_BUDGETS, 0);

@@ -5,7 +5,7 @@ use crate::abi::config::Settings;
 use crate::abi::flow::{End, Flow, FlowKey, flags, scope, state, verdict};
 use crate::abi::nexthop::PEERS_BASE;
 use crate::env::{Env, Table};
-use crate::packet::{Headers, Kind};
+use crate::packet::{Headers, Kind, Part};
 use crate::stage::flow::{self, Hit};
 use crate::stage::nat;
 use crate::stage::origin;
@@ -50,6 +50,9 @@ pub fn new<E: Env>(env: &E, work: &mut Work) -> Result<(), DropReason> {
 fn begins<S: Settings>(settings: &S, hdr: &Headers) -> Result<(), DropReason> {
     if hdr.kind != Kind::Flow {
         return Err(DropReason::IcmpUnrelated);
+    }
+    if hdr.part == Part::Later {
+        return Err(DropReason::FragmentWithoutFirst);
     }
     let syn = hdr.tcp_flags & (tcp_flag::SYN | tcp_flag::ACK) == tcp_flag::SYN;
     if hdr.key.protocol == protocol::TCP

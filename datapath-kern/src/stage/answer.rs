@@ -9,7 +9,7 @@ use crate::abi::flow::{End, flags};
 use crate::abi::mark;
 use crate::abi::nexthop::PEERS_BASE;
 use crate::env::{Env, Table};
-use crate::packet::{ETHERNET_LEN, Family, Kind, Packet};
+use crate::packet::{ETHERNET_LEN, Family, Kind, Packet, Part};
 use crate::stage::{encap, flow, forward, nexthop, observe};
 use crate::verdict::{Action, DropReason, Forward, Verdict};
 use crate::wire::checksum;
@@ -55,7 +55,10 @@ pub fn refusal<E: Env, P: Packet>(
     reason: DropReason,
 ) -> Result<Verdict, DropReason> {
     let complaint = complaint(work, reason)?;
-    if work.hdr.kind != Kind::Flow || work.arrival.by == flags::ARRIVAL_HOST || !afford(env, work) {
+    // What follows the first fragment has nothing in it that a sender would know (RFC 1122, section
+    // 3.2.2).
+    let told = work.hdr.kind == Kind::Flow && work.hdr.part != Part::Later;
+    if !told || work.arrival.by == flags::ARRIVAL_HOST || !afford(env, work) {
         return Err(reason);
     }
     speaker(env, work).ok_or(reason)?;

@@ -75,6 +75,7 @@ fn fits<P: Packet>(pkt: &P, work: &Work) -> bool {
 
 /// Longest packet that the next hop in [`Work::hop`] takes from the flow, bytes; zero: not known.
 #[inline(always)]
+#[must_use]
 pub fn room(work: &Work) -> u16 {
     let hop = &work.hop;
     if work.flow.target() != flags::TARGET_TUNNEL {

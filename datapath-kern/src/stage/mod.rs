@@ -6,6 +6,7 @@ pub mod decap;
 pub mod encap;
 pub mod flow;
 pub mod forward;
+pub mod fragment;
 pub mod nat;
 pub mod neighbour;
 pub mod nexthop;

@@ -4,10 +4,10 @@ use zerocopy::network_endian::U16;
 
 use crate::abi::addr::Addr;
 use crate::abi::flow::{FlowKey, scope};
-use crate::packet::{ETHERNET_LEN, Family, Frame, Headers, Kind, MAX_L4_OFFSET, Packet};
+use crate::packet::{ETHERNET_LEN, Family, Frame, Headers, Kind, MAX_L4_OFFSET, Packet, Part};
 use crate::verdict::DropReason;
 use crate::wire::ethernet::{self, Ethernet};
-use crate::wire::ip::{Extension, Ipv4, Ipv6, protocol};
+use crate::wire::ip::{Extension, FragmentHeader, Ipv4, Ipv6, protocol};
 use crate::wire::transport::{Icmp, Tcp, Udp, icmp, icmpv6};
 
 /// IPv6 extension headers that are walked before a packet is given up on.
@@ -18,7 +18,7 @@ const MAX_EXTENSIONS: usize = 6;
 /// # Errors
 ///
 /// [`DropReason::InvalidPacket`] for headers cut short or contradicting themselves,
-/// [`DropReason::Fragment`], [`DropReason::UnknownL4`] for ICMP of the other family.
+/// [`DropReason::UnknownL4`] for ICMP of the other family.
 #[inline(always)]
 pub fn frame<P: Packet>(pkt: &P, hdr: &mut Headers) -> Result<Frame, DropReason> {
     if pkt.is_tagged() {
@@ -57,9 +57,9 @@ fn ipv4<P: Packet>(pkt: &P, hdr: &mut Headers) -> Result<(), DropReason> {
     {
         return Err(DropReason::InvalidPacket);
     }
-    if ip.is_fragment() {
-        return Err(DropReason::Fragment);
-    }
+    let [high, low] = ip.id.to_bytes();
+    hdr.fragment_id = [high, low, 0, 0];
+    hdr.part = part(ip.fragment_offset(), ip.more_fragments());
     hdr.key.source = Addr::from_v4_bytes(ip.source);
     hdr.key.destination = Addr::from_v4_bytes(ip.destination);
     hdr.key.protocol = ip.protocol;
@@ -67,7 +67,17 @@ fn ipv4<P: Packet>(pkt: &P, hdr: &mut Headers) -> Result<(), DropReason> {
     hdr.l4 = hdr.l3 + ip.header_len();
     hdr.family = Family::V4;
     hdr.ttl = ip.ttl;
-    transport(pkt, hdr, total_len - ip.header_len())
+    transport(pkt, hdr, total_len - ip.header_len(), ip.fragment_offset())
+}
+
+/// The part of a packet that lies at `offset`.
+#[inline(always)]
+const fn part(offset: u16, more: bool) -> Part {
+    match (offset, more) {
+        (0, false) => Part::Whole,
+        (0, true) => Part::First,
+        _ => Part::Later,
+    }
 }
 
 #[inline(always)]
@@ -79,6 +89,8 @@ fn ipv6<P: Packet>(pkt: &P, hdr: &mut Headers) -> Result<(), DropReason> {
     }
     let mut l4 = hdr.l3 + 40;
     let mut next = ip.next_header;
+    let mut offset = 0;
+    hdr.part = Part::Whole;
     for _ in 0..MAX_EXTENSIONS {
         if l4 > MAX_L4_OFFSET {
             return Err(DropReason::InvalidPacket);
@@ -93,7 +105,19 @@ fn ipv6<P: Packet>(pkt: &P, hdr: &mut Headers) -> Result<(), DropReason> {
                 l4 += length;
                 next = extension.next_header;
             }
-            protocol::FRAGMENT => return Err(DropReason::Fragment),
+            // There is one at most, and what it says of a whole packet is nothing (RFC 6946).
+            protocol::FRAGMENT if hdr.part == Part::Whole => {
+                let header: FragmentHeader = pkt.read(l4)?;
+                remaining = remaining.checked_sub(8).ok_or(DropReason::InvalidPacket)?;
+                l4 += 8;
+                next = header.next_header;
+                offset = header.offset.get() >> 3;
+                hdr.part = part(offset, header.offset.get() & 1 != 0);
+                hdr.fragment_id = header.id;
+                if offset != 0 {
+                    break;
+                }
+            }
             _ => break,
         }
     }
@@ -108,12 +132,18 @@ fn ipv6<P: Packet>(pkt: &P, hdr: &mut Headers) -> Result<(), DropReason> {
     hdr.l4 = l4;
     hdr.family = Family::V6;
     hdr.ttl = ip.hop_limit;
-    transport(pkt, hdr, remaining)
+    transport(pkt, hdr, remaining, offset)
 }
 
-/// Fills in what the transport header says; `length` bytes of it and its data are in the packet.
+/// Fills in what the transport header says; `length` bytes of it and its data are in the frame,
+/// and lie at `offset` in the packet, in units of eight bytes.
 #[inline(always)]
-fn transport<P: Packet>(pkt: &P, hdr: &mut Headers, length: u16) -> Result<(), DropReason> {
+fn transport<P: Packet>(
+    pkt: &P,
+    hdr: &mut Headers,
+    length: u16,
+    offset: u16,
+) -> Result<(), DropReason> {
     if hdr.l4 > MAX_L4_OFFSET {
         return Err(DropReason::InvalidPacket);
     }
@@ -124,6 +154,13 @@ fn transport<P: Packet>(pkt: &P, hdr: &mut Headers, length: u16) -> Result<(), D
     hdr.tcp_flags = 0;
     hdr.l4_len = 0;
     hdr.kind = Kind::Flow;
+    if offset != 0 {
+        // What would be put over the header of the first one is an attack (RFC 3128).
+        if hdr.key.protocol == protocol::TCP && offset < 3 {
+            return Err(DropReason::InvalidPacket);
+        }
+        return Ok(());
+    }
     match (hdr.key.protocol, hdr.family) {
         (protocol::TCP, _) => {
             let tcp: Tcp = pkt.read(hdr.l4)?;

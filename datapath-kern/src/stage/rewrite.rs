@@ -5,7 +5,7 @@
 use zerocopy::network_endian::U16;
 
 use crate::abi::flow::{Flow, flags};
-use crate::packet::{ChecksumCovers, Family, Headers, Kind, Packet};
+use crate::packet::{ChecksumCovers, Family, Headers, Kind, Packet, Part};
 use crate::stage::quoted;
 use crate::verdict::DropReason;
 use crate::wire::checksum;
@@ -49,10 +49,11 @@ pub fn apply<P: Packet>(pkt: &mut P, work: &Work, routed: bool) -> Result<(), Dr
         let new = checksum::adjust(u16::from_ne_bytes(old), header_delta).to_ne_bytes();
         pkt.write(hdr.l3 + 10, &new)?;
     }
-    match (translated, hdr.kind) {
-        (false, _) => {}
-        (true, Kind::IcmpError) => quoted::translate(pkt, work)?,
-        (true, _) => transport(pkt, hdr, flow)?,
+    match (hdr.kind, hdr.part) {
+        _ if !translated => {}
+        (Kind::IcmpError, _) => quoted::translate(pkt, work)?,
+        (_, Part::Later) => {}
+        _ => transport(pkt, hdr, flow)?,
     }
     Ok(())
 }

@@ -71,11 +71,11 @@ impl Ipv4 {
         self.fragment.get() & 0x1fff
     }
 
-    /// Whether this is a part of a packet: more fragments follow, or some came before.
+    /// Whether more fragments follow.
     #[inline(always)]
     #[must_use]
-    pub const fn is_fragment(&self) -> bool {
-        self.fragment.get() & 0x3fff != 0
+    pub const fn more_fragments(&self) -> bool {
+        self.fragment.get() & 0x2000 != 0
     }
 }
 
@@ -118,6 +118,22 @@ pub struct Extension {
     pub next_header: u8,
     /// Length in units of eight bytes, the first eight not counted.
     pub length: u8,
+}
+
+/// IPv6 fragment header, 8 bytes (RFC 8200, section 4.5).
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned,
+)]
+#[repr(C)]
+pub struct FragmentHeader {
+    /// What follows.
+    pub next_header: u8,
+    /// Zero.
+    pub reserved: u8,
+    /// Offset 13 bits in units of eight bytes, reserved 2 bits, whether more follow 1 bit.
+    pub offset: U16,
+    /// Identification.
+    pub id: [u8; 4],
 }
 
 /// An IP address field of either family, for stores.

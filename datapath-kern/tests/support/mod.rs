@@ -3,6 +3,7 @@
 
 #![allow(dead_code, reason = "every test binary uses its own part")]
 
+pub(crate) mod fragments;
 pub(crate) mod frame;
 pub(crate) mod sent;
 pub(crate) mod tunnel;

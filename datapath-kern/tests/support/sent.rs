@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use datapath_kern::abi::mark;
 use datapath_kern::host::{Hook, Host, plan};
-use datapath_kern::packet::Family::{self, V4, V6};
+use datapath_kern::packet::Family;
 use datapath_kern::verdict::Action;
 
 use super::frame::{self, L4, Parsed, SYN, Tuple};
@@ -121,20 +121,6 @@ pub(crate) fn left(
     let past = run_marked(host, Hook::ToUplink, plan::UPLINK, &out.bytes, out.mark);
     past.went(Action::Pass, 0, "");
     assert_eq!(past.bytes, out.bytes);
-}
-
-/// Makes a frame the first fragment of a packet.
-pub(crate) fn fragment(mut bytes: Vec<u8>, family: Family) -> Vec<u8> {
-    match family {
-        V4 => bytes[20] = 0x20,
-        V6 => {
-            let next = std::mem::replace(&mut bytes[20], 44);
-            let length = u16::from_be_bytes([bytes[18], bytes[19]]) + 8;
-            bytes[18..20].copy_from_slice(&length.to_be_bytes());
-            bytes.splice(54..54, [next, 0, 0, 1, 0, 0, 0, 7]);
-        }
-    }
-    bytes
 }
 
 /// A packet of pod 1 of node 2 for pod 1 of node 1.
