@@ -119,6 +119,24 @@ pub trait Packet {
     /// [`DropReason::RewriteFailed`] where the kernel finds no room.
     fn make_room(&mut self, bytes: u16) -> Result<(), DropReason>;
 
+    /// Removes `bytes` of the payload behind an IPv4 header without options.
+    ///
+    /// # Errors
+    ///
+    /// [`DropReason::RewriteFailed`] where the kernel refuses.
+    fn remove_payload(&mut self, bytes: u16) -> Result<(), DropReason>;
+
+    /// Sends a copy of the frame, as it is, out of an interface, with a number that
+    /// [`Packet::ticket`] tells whoever meets it next.
+    ///
+    /// # Errors
+    ///
+    /// [`DropReason::RewriteFailed`] where the kernel refuses.
+    fn send_copy(&mut self, interface: u32, ticket: u32) -> Result<(), DropReason>;
+
+    /// The number that a copy was sent with.
+    fn ticket(&self) -> u32;
+
     /// Sum, folded, of the `length` bytes at `offset`, [`MAX_SUM_LEN`] at most.
     ///
     /// # Errors

@@ -15,7 +15,7 @@ use crate::stage::flow::{self, Hit};
 use crate::stage::origin::{self, Arrival};
 use crate::stage::route::Route;
 use crate::stage::{
-    admit, answer, decap, forward, fragment, neighbour, observe, parse, path_mtu, quoted,
+    admit, answer, cut, decap, forward, fragment, neighbour, observe, parse, path_mtu, quoted,
 };
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::ip::protocol;
@@ -278,16 +278,27 @@ fn leave_host<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Outco
 
 /// A frame about to enter the host's stack by the gateway pair: tcx ingress of the node's side.
 ///
-/// Only what the datapath handed over, and judged before it did.
+/// Only what the datapath handed over, and judged before it did; and pieces that have come round
+/// to be cut, which do not enter.
 #[inline(always)]
 pub fn to_host<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Verdict {
+    let bytes = pkt.len();
     let result = if mark::is(pkt.mark(), mark::TO_HOST) {
         pkt.set_mark(mark::with(pkt.mark(), 0));
         Ok(Verdict::PASS)
+    } else if mark::is(pkt.mark(), mark::PIECE) {
+        send_piece(env, pkt, work)
     } else {
         Err(DropReason::NotForwarded)
     };
-    observe::outcome(env, work, Direction::Ingress, pkt.len(), result)
+    observe::outcome(env, work, Direction::Ingress, bytes, result)
+}
+
+#[inline(always)]
+fn send_piece<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Outcome {
+    cut::make_piece(env, pkt, work)?;
+    flow_of(env, pkt, work)?;
+    forward::apply(env, pkt, work)
 }
 
 /// The flow of a packet that the stack sends to a pod.

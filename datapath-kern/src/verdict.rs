@@ -27,6 +27,8 @@ pub enum Action {
     OutToNeighbour = 4,
     /// Received by the interface, one of this node.
     ToHost = 5,
+    /// Nothing more: what became of it is on its way already.
+    Consumed = 6,
 }
 
 impl Verdict {

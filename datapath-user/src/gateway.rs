@@ -24,6 +24,8 @@ const NET: &str = "dp_net";
 #[derive(Debug)]
 pub(crate) struct Gateway {
     pub(crate) index: u32,
+    /// Index of the far side.
+    pub(crate) net_index: u32,
     pub(crate) mac: Mac,
 }
 
@@ -59,8 +61,10 @@ impl Gateway {
         let host = netlink
             .add_veth(end(HOST), end(NET))
             .map_err(Error::network(HOST))?;
+        let net_index = index_of_net(netlink)?;
         let gateway = Self {
             index: host.index,
+            net_index,
             mac,
         };
         if let Err(error) = gateway.set_up(netlink, gateways) {
@@ -78,14 +82,7 @@ impl Gateway {
     }
 
     fn set_up(&self, netlink: &Netlink, gateways: &[IpAddr]) -> Result<(), Error> {
-        let net = netlink
-            .link(NET)
-            .map_err(Error::network(NET))?
-            .ok_or(Error::NotFound {
-                what: "interface",
-                name: NET.into(),
-            })?;
-        for index in [self.index, net.index] {
+        for index in [self.index, self.net_index] {
             netlink
                 .set_no_addrgen(index)
                 .map_err(Error::network(HOST))?;
@@ -104,7 +101,7 @@ impl Gateway {
                 fs::write(&path, "1").map_err(Error::file("set", path))?;
             }
         }
-        for index in [net.index, self.index] {
+        for index in [self.net_index, self.index] {
             netlink.set_up(index, true).map_err(Error::network(HOST))?;
         }
         for &gateway in gateways {
@@ -145,4 +142,14 @@ impl Gateway {
             .map(drop)
             .map_err(Error::network(HOST))
     }
+}
+
+/// Index of the far side.
+fn index_of_net(netlink: &Netlink) -> Result<u32, Error> {
+    let net = netlink.link(NET).map_err(Error::network(NET))?;
+    let missing = Error::NotFound {
+        what: "interface",
+        name: NET.into(),
+    };
+    net.map(|net| net.index).ok_or(missing)
 }

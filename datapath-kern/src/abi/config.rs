@@ -102,10 +102,12 @@ settings! {
     gateway_v6: Addr,
     /// ICMP errors that each end of the network gets at most, a second.
     answers_per_s: u32,
+    /// Index of `dp_net`, the far side of the gateway pair.
+    net_interface: u32,
     /// Ethernet address of the gateway.
     gateway_mac: Mac,
     /// Zero.
-    reserved: [u8; 6],
+    reserved: [u8; 2],
 }
 crate::abi!(Config, size = 112, align = 8);
 
@@ -143,7 +145,8 @@ impl Config {
         gateway_v4: Addr::NONE,
         gateway_v6: Addr::NONE,
         answers_per_s: 100,
+        net_interface: 0,
         gateway_mac: [0; 6],
-        reserved: [0; 6],
+        reserved: [0; 2],
     };
 }

@@ -12,6 +12,9 @@ pub const FORWARDED: u32 = 0x0000_0200;
 /// Handed to this node's stack by us.
 pub const TO_HOST: u32 = 0x0000_0400;
 
+/// A copy of a packet, on its way round the gateway pair to become a piece of it.
+pub const PIECE: u32 = 0x0000_0600;
+
 /// `mark` with our bits replaced by `bits`.
 #[inline(always)]
 #[must_use]

@@ -10,6 +10,7 @@ use crate::packet::{ChecksumCovers, ETHERNET_LEN, Family, MAX_OFFSET, Packet};
 use crate::verdict::DropReason;
 use crate::wire::checksum::{self, fold};
 use crate::wire::ethernet;
+use crate::wire::ip::Ipv4;
 use crate::wire::underlay::{OVERHEAD_V4, OVERHEAD_V6, UnderlayV4, UnderlayV6};
 
 /// A checksum of zero that was computed, as UDP writes it (RFC 768): the kernel's
@@ -30,6 +31,10 @@ pub struct Buffer {
     pub partial: bool,
     /// Payload of a segment, bytes, where the frame is yet to be cut; zero where it is not.
     pub segment_bytes: u32,
+    /// The number that it was sent with, where it is a copy.
+    pub ticket: u32,
+    /// Copies that were sent, with the interfaces that they left by.
+    pub copies: Vec<(u32, Self)>,
     /// Whether it came with a VLAN tag, which is not among its bytes.
     pub tagged: bool,
     /// Whether something was asked for beyond [`MAX_OFFSET`]. Refused here, it would be found at
@@ -47,6 +52,8 @@ impl Buffer {
             mark: 0,
             partial: false,
             segment_bytes: 0,
+            ticket: 0,
+            copies: Vec::new(),
             tagged: false,
             strayed: Cell::new(false),
         }
@@ -200,6 +207,30 @@ impl Packet for Buffer {
         self.bytes
             .splice(at..at, core::iter::repeat_n(0, bytes.into()));
         Ok(())
+    }
+
+    fn remove_payload(&mut self, bytes: u16) -> Result<(), DropReason> {
+        let start = usize::from(ETHERNET_LEN) + size_of::<Ipv4>();
+        let end = start + usize::from(bytes);
+        if end > self.bytes.len() {
+            return Err(DropReason::RewriteFailed);
+        }
+        self.bytes.drain(start..end);
+        Ok(())
+    }
+
+    fn send_copy(&mut self, interface: u32, ticket: u32) -> Result<(), DropReason> {
+        let copy = Self {
+            ticket,
+            copies: Vec::new(),
+            ..self.clone()
+        };
+        self.copies.push((interface, copy));
+        Ok(())
+    }
+
+    fn ticket(&self) -> u32 {
+        self.ticket
     }
 
     fn sum(&mut self, offset: u16, length: u16) -> Result<u16, DropReason> {

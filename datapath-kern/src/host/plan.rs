@@ -114,6 +114,7 @@ pub fn pod_interface(number: u8) -> u32 {
 pub fn config(number: u8) -> Config {
     Config {
         host_interface: GATEWAY,
+        net_interface: GATEWAY_FAR,
         gateway_v4: gateway(number, Family::V4).into(),
         gateway_v6: gateway(number, Family::V6).into(),
         gateway_mac: gateway_mac(number),

@@ -10,9 +10,9 @@ use aya_ebpf::bindings::{
     tcx_action_base::{TCX_DROP, TCX_NEXT},
 };
 use aya_ebpf::helpers::generated::{
-    bpf_csum_diff, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer,
-    bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_change_type, bpf_skb_load_bytes,
-    bpf_skb_pull_data, bpf_skb_store_bytes,
+    bpf_clone_redirect, bpf_csum_diff, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh,
+    bpf_redirect_peer, bpf_set_hash, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_change_type,
+    bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes,
 };
 use datapath_kern::abi::addr::Addr;
 use datapath_kern::abi::config::Settings;
@@ -32,6 +32,9 @@ const LINEAR: u32 = 192;
 
 /// Packet type of a frame addressed to this node (`include/uapi/linux/if_packet.h`).
 const PACKET_HOST: u32 = 0;
+
+/// Most that `bpf_skb_adjust_room` removes at once, bytes; a multiple of eight.
+const MAX_SHRINK: u32 = 0xff8;
 
 /// `BPF_F_ADJ_ROOM_ENCAP_L2(14)`: length of the inner Ethernet header, in the top byte.
 const ENCAP_L2_LEN: u64 = (ETHERNET_LEN as u64) << 56;
@@ -263,6 +266,45 @@ impl Packet for Skb {
         })
     }
 
+    #[inline(always)]
+    fn remove_payload(&mut self, bytes: u16) -> Result<(), DropReason> {
+        let mut left = u32::from(bytes);
+        // Sixteen steps remove more than an IPv4 packet has.
+        for _ in 0..16 {
+            if left == 0 {
+                break;
+            }
+            let step = if left < MAX_SHRINK { left } else { MAX_SHRINK };
+            // SAFETY: a helper on the program's own context.
+            done(unsafe {
+                bpf_skb_adjust_room(
+                    self.ctx,
+                    (step as i32).wrapping_neg(),
+                    bpf_adj_room_mode::BPF_ADJ_ROOM_NET,
+                    0,
+                )
+            })?;
+            left -= step;
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn send_copy(&mut self, interface: u32, ticket: u32) -> Result<(), DropReason> {
+        // SAFETY: helpers on the program's own context. Of the fields that survive the way through
+        // a veth pair, the hash is the one that nobody else has a use for there.
+        unsafe {
+            bpf_set_hash(self.ctx, ticket);
+            done(bpf_clone_redirect(self.ctx, interface, 0))
+        }
+    }
+
+    #[inline(always)]
+    fn ticket(&self) -> u32 {
+        // SAFETY: a field of the context.
+        unsafe { (*self.ctx).hash }
+    }
+
     #[inline(never)]
     fn sum(&mut self, offset: u16, length: u16) -> Result<u16, DropReason> {
         let Some(arguments) = arguments::mine() else {
@@ -366,7 +408,7 @@ pub(super) fn act(pkt: &Skb, verdict: Verdict, gateway: &Addr) -> i32 {
     let Verdict { action, interface } = verdict;
     match action {
         Action::Pass => TCX_NEXT,
-        Action::Drop => TCX_DROP,
+        Action::Drop | Action::Consumed => TCX_DROP,
         Action::IntoPod => into_pod(pkt, interface),
         // SAFETY: a helper that takes numbers.
         Action::Out => (unsafe { bpf_redirect(interface, 0) }) as i32,

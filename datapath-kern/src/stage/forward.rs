@@ -7,7 +7,7 @@ use crate::env::Env;
 use crate::packet::Packet;
 use crate::stage::nexthop;
 use crate::stage::observe;
-use crate::stage::{encap, rewrite};
+use crate::stage::{cut, encap, rewrite};
 use crate::verdict::{Action, DropReason, Forward, Verdict};
 use crate::wire::ethernet::Macs;
 use crate::wire::underlay::{OVERHEAD_V4, OVERHEAD_V6};
@@ -32,7 +32,7 @@ pub fn apply<E: Env, P: Packet>(
     }
     let resolve = nexthop::of(env, work)?;
     if !fits(pkt, work) {
-        return Err(DropReason::FragmentationNeeded);
+        return cut::send_round(env, pkt, work);
     }
     // What this node's own stack sends was not routed by us.
     rewrite::apply(pkt, work, work.arrival.by != flags::ARRIVAL_HOST)?;

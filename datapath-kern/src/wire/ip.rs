@@ -56,6 +56,8 @@ pub struct Ipv4 {
 impl Ipv4 {
     /// Flag: must not be fragmented.
     pub const DONT_FRAGMENT: u16 = 0x4000;
+    /// Flag: other fragments follow.
+    pub const MORE_FRAGMENTS: u16 = 0x2000;
 
     /// Header length with options, bytes, as far as the field says.
     #[inline(always)]
@@ -75,7 +77,7 @@ impl Ipv4 {
     #[inline(always)]
     #[must_use]
     pub const fn more_fragments(&self) -> bool {
-        self.fragment.get() & 0x2000 != 0
+        self.fragment.get() & Self::MORE_FRAGMENTS != 0
     }
 }
 

@@ -11,6 +11,7 @@ use crate::probe::Kernel;
 pub(super) fn of(config: &Config, kernel: &Kernel, gateway: &Gateway) -> Settings {
     Settings {
         host_interface: gateway.index,
+        net_interface: gateway.net_index,
         tunnel: match config.tunnel {
             Tunnel::Direct => tunnel::DIRECT,
             Tunnel::Native => tunnel::NATIVE,
