@@ -87,14 +87,14 @@ pub trait Packet {
     /// # Errors
     ///
     /// [`DropReason::RewriteFailed`] where the kernel finds no room.
-    fn encapsulate_v4(&mut self, outer: &UnderlayV4) -> Result<(), DropReason>;
+    fn encapsulate_v4(&mut self, outer: &UnderlayV4) -> Result<Wrapped, DropReason>;
 
     /// As [`Packet::encapsulate_v4`], over IPv6.
     ///
     /// # Errors
     ///
     /// [`DropReason::RewriteFailed`] where the kernel finds no room.
-    fn encapsulate_v6(&mut self, outer: &UnderlayV6) -> Result<(), DropReason>;
+    fn encapsulate_v6(&mut self, outer: &UnderlayV6) -> Result<Wrapped, DropReason>;
 
     /// Removes `bytes` behind the Ethernet header, which stays and becomes the header of the
     /// inner packet of `family`.
@@ -148,6 +148,17 @@ pub trait Packet {
 /// Most bytes that [`Packet::sum`] takes: what fits into the smallest IPv6 link (RFC 8200,
 /// section 5).
 pub const MAX_SUM_LEN: u16 = 1280;
+
+/// What the kernel knows of a frame that was put into a tunnel packet.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Wrapped {
+    /// Everything: it can resolve the neighbour, and cut the frame into segments.
+    Known = 0,
+    /// Nothing: to it these are bytes in front of the packet. It can only send them on.
+    InFront = 1,
+}
 
 /// What a difference to a transport checksum comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -106,8 +106,8 @@ settings! {
     net_interface: u32,
     /// Ethernet address of the gateway.
     gateway_mac: Mac,
-    /// Zero.
-    reserved: [u8; 2],
+    /// One: every uplink passes frames of several segments on uncut, as a veth does.
+    uplinks_pass_gso: u16,
 }
 crate::abi!(Config, size = 112, align = 8);
 
@@ -147,6 +147,6 @@ impl Config {
         answers_per_s: 100,
         net_interface: 0,
         gateway_mac: [0; 6],
-        reserved: [0; 2],
+        uplinks_pass_gso: 0,
     };
 }

@@ -6,7 +6,7 @@ use std::vec::Vec;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::packet::{ChecksumCovers, ETHERNET_LEN, Family, MAX_OFFSET, Packet};
+use crate::packet::{ChecksumCovers, ETHERNET_LEN, Family, MAX_OFFSET, Packet, Wrapped};
 use crate::verdict::DropReason;
 use crate::wire::checksum::{self, fold};
 use crate::wire::ethernet;
@@ -97,12 +97,10 @@ impl Buffer {
         &mut self,
         outer: &T,
         room: u16,
-    ) -> Result<(), DropReason> {
-        self.check_room(0, Family::V4)?;
-        let at = usize::from(ETHERNET_LEN);
-        self.bytes
-            .splice(at..at, core::iter::repeat_n(0, room.into()));
-        self.write(0, outer)
+    ) -> Result<Wrapped, DropReason> {
+        self.make_room(room)?;
+        self.write(0, outer)?;
+        Ok(Wrapped::Known)
     }
 }
 
@@ -177,11 +175,11 @@ impl Packet for Buffer {
             .map_err(|_| DropReason::RewriteFailed)
     }
 
-    fn encapsulate_v4(&mut self, outer: &UnderlayV4) -> Result<(), DropReason> {
+    fn encapsulate_v4(&mut self, outer: &UnderlayV4) -> Result<Wrapped, DropReason> {
         self.encapsulate(outer, OVERHEAD_V4)
     }
 
-    fn encapsulate_v6(&mut self, outer: &UnderlayV6) -> Result<(), DropReason> {
+    fn encapsulate_v6(&mut self, outer: &UnderlayV6) -> Result<Wrapped, DropReason> {
         self.encapsulate(outer, OVERHEAD_V6)
     }
 
@@ -325,7 +323,8 @@ mod tests {
         let mut frame: Vec<u8> = (0..74).collect();
         frame[12..14].copy_from_slice(&[0x08, 0]);
         let mut packet = Buffer::new(1, frame.clone());
-        packet.encapsulate_v4(&UnderlayV4::default()).unwrap();
+        let wrapped = packet.encapsulate_v4(&UnderlayV4::default());
+        assert_eq!(wrapped, Ok(Wrapped::Known));
         assert_eq!(packet.bytes.len(), 74 + 50);
         assert_eq!(
             (&packet.bytes[..64], &packet.bytes[64..]),

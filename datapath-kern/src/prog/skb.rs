@@ -11,13 +11,13 @@ use aya_ebpf::bindings::{
 };
 use aya_ebpf::helpers::generated::{
     bpf_clone_redirect, bpf_csum_diff, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh,
-    bpf_redirect_peer, bpf_set_hash, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_change_type,
-    bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes,
+    bpf_redirect_peer, bpf_set_hash, bpf_skb_adjust_room, bpf_skb_change_head, bpf_skb_change_tail,
+    bpf_skb_change_type, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes,
 };
 use datapath_kern::abi::addr::Addr;
 use datapath_kern::abi::config::Settings;
 use datapath_kern::packet::{
-    ChecksumCovers, ETHERNET_LEN, Family, MAX_OFFSET, MAX_SUM_LEN, Packet,
+    ChecksumCovers, ETHERNET_LEN, Family, MAX_OFFSET, MAX_SUM_LEN, Packet, Wrapped,
 };
 use datapath_kern::verdict::{Action, DropReason, Verdict};
 use datapath_kern::wire::checksum;
@@ -90,40 +90,55 @@ impl Skb {
     }
 
     /// Makes room behind the Ethernet header and stores the new headers over it.
+    ///
+    /// Where the kernel refuses, since it takes the frame for a tunnel packet still (what comes out
+    /// of one keeps `skb->encapsulation`, and gets `-EALREADY`; Linux 6.18), the headers go in front
+    /// of the frame, behind the kernel's back. It could not cut such a frame into segments, so that
+    /// one of several goes only where no uplink cuts.
     #[inline(always)]
     fn encapsulate<T: IntoBytes + Immutable>(
         &mut self,
         outer: &T,
         room: u16,
         family: u32,
-    ) -> Result<(), DropReason> {
+    ) -> Result<Wrapped, DropReason> {
         let flags = u64::from(
             BPF_F_ADJ_ROOM_FIXED_GSO
                 | BPF_F_ADJ_ROOM_ENCAP_L4_UDP
                 | BPF_F_ADJ_ROOM_ENCAP_L2_ETH
                 | family,
         ) | ENCAP_L2_LEN;
-        // SAFETY: helpers on the program's own context; the stored value is as long as said.
-        let failed = unsafe {
+        // SAFETY: a helper on the program's own context.
+        let refused = unsafe {
             bpf_skb_adjust_room(
                 self.ctx,
                 i32::from(room),
                 bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
                 flags,
-            ) != 0
-                || bpf_skb_store_bytes(
-                    self.ctx,
-                    0,
-                    core::ptr::from_ref(outer).cast(),
-                    size_of::<T>() as u32,
-                    0,
-                ) != 0
-        };
-        if failed {
-            Err(DropReason::RewriteFailed)
-        } else {
-            Ok(())
+            )
+        } != 0;
+        if refused {
+            if self.segment_bytes() != 0 && Kernel::new(self.ctx).uplinks_pass_gso() == 0 {
+                return Err(DropReason::RewriteFailed);
+            }
+            // SAFETY: a helper on the program's own context.
+            done(unsafe { bpf_skb_change_head(self.ctx, u32::from(room), 0) })?;
         }
+        // SAFETY: a helper on the program's own context; the stored value is as long as said.
+        done(unsafe {
+            bpf_skb_store_bytes(
+                self.ctx,
+                0,
+                core::ptr::from_ref(outer).cast(),
+                size_of::<T>() as u32,
+                0,
+            )
+        })?;
+        Ok(if refused {
+            Wrapped::InFront
+        } else {
+            Wrapped::Known
+        })
     }
 }
 
@@ -220,12 +235,12 @@ impl Packet for Skb {
     }
 
     #[inline(always)]
-    fn encapsulate_v4(&mut self, outer: &UnderlayV4) -> Result<(), DropReason> {
+    fn encapsulate_v4(&mut self, outer: &UnderlayV4) -> Result<Wrapped, DropReason> {
         self.encapsulate(outer, OVERHEAD_V4, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4)
     }
 
     #[inline(always)]
-    fn encapsulate_v6(&mut self, outer: &UnderlayV6) -> Result<(), DropReason> {
+    fn encapsulate_v6(&mut self, outer: &UnderlayV6) -> Result<Wrapped, DropReason> {
         self.encapsulate(outer, OVERHEAD_V6, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6)
     }
 

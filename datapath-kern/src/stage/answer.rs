@@ -10,7 +10,7 @@ use crate::abi::mark;
 use crate::abi::nexthop::PEERS_BASE;
 use crate::env::{Env, Table};
 use crate::packet::{ETHERNET_LEN, Family, Kind, Packet, Part};
-use crate::stage::{encap, flow, forward, nexthop, observe};
+use crate::stage::{flow, forward, nexthop, observe};
 use crate::verdict::{Action, DropReason, Forward, Verdict};
 use crate::wire::checksum;
 use crate::wire::ethernet::{Ethernet, Macs};
@@ -243,9 +243,7 @@ fn send_back<E: Env, P: Packet>(
         flags::ARRIVAL_TUNNEL => {
             back_through_tunnel(env, work)?;
             let resolve = nexthop::of(env, work)?;
-            pkt.set_mark(mark::with(pkt.mark(), mark::FORWARDED));
-            encap::send(env, pkt, work)?;
-            forward::leave(&work.hop, resolve)
+            forward::into_tunnel(env, pkt, work, resolve)?
         }
         _ => {
             let came: Ethernet = pkt.read(0)?;

@@ -7,7 +7,7 @@ use crate::abi::Mac;
 use crate::abi::endpoint::identity;
 use crate::abi::flow::End;
 use crate::env::{Env, Table};
-use crate::packet::{ETHERNET_LEN, Family, Packet};
+use crate::packet::{ETHERNET_LEN, Family, Packet, Wrapped};
 use crate::verdict::DropReason;
 use crate::wire::checksum;
 use crate::wire::ethernet::{self, Ethernet};
@@ -32,7 +32,11 @@ const UDP_PAYLOAD_BEFORE_L3: u32 = 8 + 8 + 14;
 /// [`DropReason::InvalidIdentity`] for an identity that no VNI can carry, and what the packet
 /// says.
 #[inline(never)]
-pub fn send<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Result<(), DropReason> {
+pub fn wrap<E: Env, P: Packet>(
+    env: &E,
+    pkt: &mut P,
+    work: &mut Work,
+) -> Result<Wrapped, DropReason> {
     let Work {
         hdr,
         flow,

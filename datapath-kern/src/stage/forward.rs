@@ -2,9 +2,9 @@
 
 use crate::abi::flow::{flags, verdict};
 use crate::abi::mark;
-use crate::abi::nexthop::NextHop;
+use crate::abi::nexthop::{NextHop, kind};
 use crate::env::Env;
-use crate::packet::Packet;
+use crate::packet::{Packet, Wrapped};
 use crate::stage::nexthop;
 use crate::stage::observe;
 use crate::stage::{cut, encap, rewrite};
@@ -44,11 +44,7 @@ pub fn apply<E: Env, P: Packet>(
                 Forward::ToEndpoint,
             )
         }
-        flags::TARGET_TUNNEL => {
-            pkt.set_mark(mark::with(pkt.mark(), mark::FORWARDED));
-            encap::send(env, pkt, work)?;
-            (leave(&work.hop, resolve), Forward::ToOverlay)
-        }
+        flags::TARGET_TUNNEL => (into_tunnel(env, pkt, work, resolve)?, Forward::ToOverlay),
         _ => {
             pkt.set_mark(mark::with(pkt.mark(), mark::FORWARDED));
             link_header(pkt, &work.hop)?;
@@ -57,6 +53,27 @@ pub fn apply<E: Env, P: Packet>(
     };
     observe::forwarded(env, work.arrival.direction, how, work.hdr.length);
     Ok(verdict)
+}
+
+/// Sends the packet to the peer of its flow, by [`Work::hop`].
+///
+/// # Errors
+///
+/// What [`encap::wrap`] says; [`DropReason::RewriteFailed`] where the neighbour is not known and
+/// the kernel would not find the outer packet to resolve it.
+#[inline(always)]
+pub(super) fn into_tunnel<E: Env, P: Packet>(
+    env: &E,
+    pkt: &mut P,
+    work: &mut Work,
+    resolve: bool,
+) -> Result<Verdict, DropReason> {
+    pkt.set_mark(mark::with(pkt.mark(), mark::FORWARDED));
+    let known = encap::wrap(env, pkt, work)? == Wrapped::Known;
+    if !known && work.hop.kind != kind::RESOLVED {
+        return Err(DropReason::RewriteFailed);
+    }
+    Ok(leave(&work.hop, resolve && known))
 }
 
 /// Whether the way takes the packet, or the segments that it will be cut into.
@@ -132,7 +149,7 @@ pub fn in_place<P: Packet>(pkt: &mut P, work: &Work) -> Result<Verdict, DropReas
 
 /// Out of the interface of the hop, by the kernel's neighbour table where that is due.
 #[inline(always)]
-pub(super) fn leave(hop: &NextHop, resolve: bool) -> Verdict {
+fn leave(hop: &NextHop, resolve: bool) -> Verdict {
     Verdict::new(
         if resolve {
             Action::OutToNeighbour
