@@ -39,4 +39,8 @@ pub mod kind {
 pub mod flags {
     /// Packets to this prefix keep the pod's source address.
     pub const NO_MASQUERADE: u8 = 0x01;
+    /// One of a peer's ranges of pods. For user space, which finds a peer's ranges again by it.
+    pub const RANGE: u8 = 0x02;
+    /// A pod of a peer by its own identity. For user space, likewise.
+    pub const POD: u8 = 0x04;
 }

@@ -16,6 +16,7 @@ pub mod metric;
 pub mod nexthop;
 #[doc(hidden)]
 pub mod pod;
+pub mod state;
 pub mod tunnel;
 
 /// Version of everything in this module. Part of the load-time settings and of the pinned state.
