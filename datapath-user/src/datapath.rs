@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use datapath_kern::abi;
 use datapath_kern::abi::flow::{End, Flow};
 
+use crate::adoption::Adoption;
 use crate::config::Config;
 use crate::endpoint::{EndpointSpec, EndpointView};
 use crate::error::Error;
@@ -22,8 +23,16 @@ use crate::uplink;
 /// and peers that it was told of.
 ///
 /// Opened in the network namespace of the calling thread, and to be used from threads of that
-/// namespace. Dropping it closes it, with a warning in the log for what could not be undone;
-/// [`Datapath::close`] returns that instead.
+/// namespace.
+///
+/// It ends in one of three ways:
+///
+/// - [`Datapath::close`] removes everything and returns what could not be undone. Dropping it does
+///   the same, with a warning in the log for that.
+/// - [`Datapath::leave`] lets go: packets go on, and the next [`Datapath::open`] takes over. A
+///   process that is killed does the same, at whatever instruction, and so does a thread that
+///   panics: a fault in user space costs no packet.
+/// - [`cleanup`](crate::cleanup) removes what was left, without a configuration.
 pub struct Datapath {
     /// `None` once closed.
     node: Mutex<Option<Node>>,
@@ -42,11 +51,18 @@ impl Datapath {
     /// Loads the programs, attaches them to the uplinks and the gateway pair, and enters what the
     /// node knows of itself.
     ///
+    /// Where an earlier process left its datapath in the directory, it is taken over: endpoints,
+    /// peers and flows go on, its programs are replaced without a moment between, and what changed
+    /// meanwhile is put right. [`Datapath::adopted`] says what was found. One that was half built is
+    /// removed first.
+    ///
     /// # Errors
     ///
     /// [`Error::Setting`] for the configuration, [`Error::Capability`] and [`Error::Kernel`] for
-    /// what is missing, [`Error::InUse`] where another datapath holds the directory, or what the
-    /// kernel refused; then nothing is left of it.
+    /// what is missing, [`Error::InUse`] where another process holds the directory, or what the
+    /// kernel refused; then nothing is left of a new one. What is there and cannot be taken over
+    /// runs on: [`Error::Owner`], [`Error::Foreign`], [`Error::AbiVersion`], [`Error::MapShape`],
+    /// [`Error::Damaged`], [`Error::OtherNamespace`], [`Error::Changed`], [`Error::Occupied`].
     pub fn open(config: Config) -> Result<Self, Error> {
         config.validate()?;
         let node = Node::open(&config)?;
@@ -65,6 +81,18 @@ impl Datapath {
     pub fn close(self) -> Result<(), Error> {
         let node = self.lock().take();
         node.map_or(Ok(()), |mut node| Error::collect(node.close()))
+    }
+
+    /// Lets go of it: everything stays as it is and runs on, until the next [`Datapath::open`] takes
+    /// it over, or [`cleanup`](crate::cleanup) removes it.
+    pub fn leave(self) {
+        drop(self.lock().take());
+    }
+
+    /// What was taken over from an earlier process; none where this one built it.
+    #[must_use]
+    pub fn adopted(&self) -> Option<Adoption> {
+        self.peek(|node| node.adoption.clone())
     }
 
     /// What it was opened with.
@@ -205,6 +233,7 @@ impl Datapath {
                 endpoints: node.endpoints.len(),
                 peers: node.peers.len(),
                 bpffs: config.bpffs.clone(),
+                adopted: node.adoption.clone(),
             })
         })
     }
@@ -231,6 +260,12 @@ impl Datapath {
 impl Drop for Datapath {
     fn drop(&mut self) {
         let node = self.lock().take();
+        if std::thread::panicking() {
+            if node.is_some() {
+                tracing::warn!("left running by a panic");
+            }
+            return;
+        }
         for error in node.map(|mut node| node.close()).unwrap_or_default() {
             tracing::warn!(error = &error as &dyn std::error::Error, "left behind");
         }

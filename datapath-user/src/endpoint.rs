@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use datapath_kern::abi::Mac;
 use datapath_kern::abi::endpoint::identity;
+use datapath_kern::abi::state::MAX_PATH;
 use datapath_tunnel::netlink::{Netlink, Route, VethEnd};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -63,6 +64,13 @@ impl EndpointSpec {
                 rule,
             })
         };
+        if self.netns.as_os_str().len() > MAX_PATH {
+            return Err(Error::Invalid {
+                what: "netns",
+                value: self.netns.display().to_string(),
+                rule: "must be a path of 940 bytes at most",
+            });
+        }
         if self.addresses.is_empty() {
             return wrong(String::new(), "an endpoint needs at least one");
         }
@@ -89,6 +97,20 @@ impl EndpointSpec {
             }
         }
         Ok(())
+    }
+}
+
+impl EndpointView {
+    /// What it would be asked for with.
+    #[must_use]
+    pub fn spec(&self) -> EndpointSpec {
+        EndpointSpec {
+            id: self.id.clone(),
+            netns: self.netns.clone(),
+            interface: self.interface.clone(),
+            addresses: self.addresses.clone(),
+            identity: self.identity,
+        }
     }
 }
 
@@ -184,8 +206,35 @@ pub(crate) fn wire(
     })
 }
 
+/// The pod's side of an endpoint's pair, as far as it can be seen from here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PodSide {
+    /// In the namespace that it was made in.
+    There,
+    /// The path leads to a namespace without it: it is another pod's by now.
+    Elsewhere,
+    /// The path leads nowhere: the pod may live, but cannot be looked into.
+    OutOfSight,
+}
+
+/// Looks for the pod's side of a pair that is there.
+pub(crate) fn pod_side(netns: &Path, interface: &str, wire: &Wire) -> PodSide {
+    if check_netns(netns).is_err() {
+        return PodSide::OutOfSight;
+    }
+    let found = Netlink::open_in(netns).and_then(|pod| pod.link(interface));
+    match found {
+        Ok(Some(link)) if link.mac == wire.mac && link.peer_index == Some(wire.host_index) => {
+            PodSide::There
+        }
+        Ok(_) => PodSide::Elsewhere,
+        Err(_) => PodSide::OutOfSight,
+    }
+}
+
 /// Configures the pod's side: addresses, the gateway as a permanent neighbour, and the default
-/// routes, which carry the MTU of the path while the interface keeps its own.
+/// routes, which carry the MTU of the path while the interface keeps its own. What is there already
+/// is left alone.
 ///
 /// # Errors
 ///
@@ -210,6 +259,18 @@ pub(crate) fn furnish(
         })?;
     pod.set_no_addrgen(link.index).map_err(fail())?;
     pod.set_up(link.index, true).map_err(fail())?;
+    let routes = pod.routes().map_err(fail())?;
+    let ensure = |route: Route| {
+        let same = |known: &Route| {
+            known.destination == route.destination
+                && known.index == route.index
+                && known.mtu_bytes == route.mtu_bytes
+        };
+        if routes.iter().any(same) {
+            return Ok(());
+        }
+        pod.replace_route(&route)
+    };
     for &address in &spec.addresses {
         pod.add_address(link.index, IpNet::from(address))
             .map_err(fail())?;
@@ -222,13 +283,13 @@ pub(crate) fn furnish(
         // To the gateway too: the node's answers would not fit on the way back otherwise.
         let mtu_bytes = mtu_bytes(v4)?;
         let on_link = Route::to(IpNet::from(gateway)).dev(link.index);
-        pod.add_route(&on_link.mtu(mtu_bytes)).map_err(fail())?;
+        ensure(on_link.mtu(mtu_bytes)).map_err(fail())?;
         let default = Route::to(everywhere(v4))
             .via(gateway)
             .dev(link.index)
             .source(address)
             .mtu(mtu_bytes);
-        pod.add_route(&default).map_err(fail())?;
+        ensure(default).map_err(fail())?;
     }
     settle::wait(&spec.netns, &spec.interface, &spec.addresses)
 }

@@ -1,7 +1,7 @@
 //! What can go wrong: the operation, the object, and what to do.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use datapath_tunnel::mtu::MtuError;
 use datapath_tunnel::netlink::NetlinkError;
@@ -47,14 +47,116 @@ pub enum Error {
         /// What it lacks, and from which version on it is there.
         what: &'static str,
     },
-    /// The directory is another datapath's.
+    /// A live process has the directory.
     #[error(
-        "{} holds the pins of another datapath: stop its agent, or, if it is dead, unmount or \
-         empty the directory",
-        path.display()
+        "{} is in use by another datapath{}: stop it first",
+        path.display(), process(*holder)
     )]
     InUse {
         /// The directory.
+        path: PathBuf,
+        /// The process, where the kernel tells.
+        holder: Option<u32>,
+    },
+    /// Others than root could have put something into the directory, or could.
+    #[error(
+        "{} belongs to user {uid} with mode {mode:04o}, and must be root's alone: make it so \
+         (`chown root`, `chmod 0700`), or set `bpffs` to another directory",
+        path.display()
+    )]
+    Owner {
+        /// The directory.
+        path: PathBuf,
+        /// Whose it is.
+        uid: u32,
+        /// Its permissions.
+        mode: u32,
+    },
+    /// There is something in the directory that no datapath made.
+    #[error(
+        "{} is not a datapath's: remove it if nobody needs it, or set `bpffs` to another directory",
+        path.display()
+    )]
+    Foreign {
+        /// What was found.
+        path: PathBuf,
+    },
+    /// The pins were made by an incompatible version.
+    #[error(
+        "{} holds a datapath of ABI version {found}, this is version {ours}: run the version that \
+         made it, or remove it with `dpctl cleanup --bpffs {}`",
+        path.display(), path.display()
+    )]
+    AbiVersion {
+        /// The directory.
+        path: PathBuf,
+        /// Their version.
+        found: u32,
+        /// Our own.
+        ours: u32,
+    },
+    /// A pinned map is not like the object's.
+    #[error(
+        "pinned map {} has {what} {found}, not {wanted}: {}",
+        path.display(), remedy(path, what, *found)
+    )]
+    MapShape {
+        /// The pin.
+        path: PathBuf,
+        /// What differs.
+        what: &'static str,
+        /// What the pinned map has.
+        found: u32,
+        /// What this load needs.
+        wanted: u32,
+    },
+    /// A pin of a whole datapath is missing.
+    #[error(
+        "{} is missing from the pins of a datapath: remove the rest with \
+         `dpctl cleanup --bpffs DIR`",
+        path.display()
+    )]
+    Damaged {
+        /// The pin.
+        path: PathBuf,
+    },
+    /// The pins are of a datapath in another network namespace.
+    #[error(
+        "{} holds the datapath of another network namespace (inode {found}, this is {ours}): run \
+         this in that one, as with `nsenter --net`",
+        path.display()
+    )]
+    OtherNamespace {
+        /// The directory.
+        path: PathBuf,
+        /// Inode of its namespace.
+        found: u64,
+        /// Inode of this one.
+        ours: u64,
+    },
+    /// The network namespace has a datapath with another directory.
+    #[error(
+        "{interface} is in use by a datapath with another `bpffs` directory: stop its agent, or, \
+         if it is dead, remove what it left with `dpctl cleanup --bpffs DIR`"
+    )]
+    Occupied {
+        /// The interface that there is one of in a network namespace.
+        interface: &'static str,
+    },
+    /// A setting that pods were connected under is another one now.
+    #[error(
+        "setting {field} is {now}, and the datapath in {} has pods connected under {was}: set it \
+         back, or remove that datapath with `dpctl cleanup --bpffs {}`",
+        path.display(), path.display()
+    )]
+    Changed {
+        /// The field of [`Config`](crate::Config).
+        field: &'static str,
+        /// What it was.
+        was: String,
+        /// What it is.
+        now: String,
+        /// The directory of the pins.
         path: PathBuf,
     },
     /// A file operation failed.
@@ -205,6 +307,29 @@ impl Error {
             source: Box::new(source),
         }
     }
+}
+
+/// Names a process, where it is known.
+fn process(holder: Option<u32>) -> String {
+    holder.map_or_else(String::new, |pid| format!(" (process {pid})"))
+}
+
+/// What to do about a pinned map that does not fit.
+fn remedy(pin: &Path, what: &str, found: u32) -> String {
+    let name = pin.file_name().unwrap_or_default().to_string_lossy();
+    let directory = pin.ancestors().nth(2).unwrap_or(pin).display();
+    let setting = match name.as_ref() {
+        "flows" => "max_flows",
+        "pending" => "max_pending",
+        _ => "",
+    };
+    if what == "max_entries" && !setting.is_empty() {
+        return format!(
+            "maps cannot be resized, so set {setting} = {found}, or remove the datapath with \
+             `dpctl cleanup --bpffs {directory}`"
+        );
+    }
+    format!("remove it with `dpctl cleanup --bpffs {directory}`")
 }
 
 fn list(errors: &[Error]) -> String {

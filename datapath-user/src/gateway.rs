@@ -5,9 +5,9 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
 
-use aya::programs::TcAttachType;
+use aya::programs::{SchedClassifier, TcAttachType};
 use datapath_kern::abi::Mac;
-use datapath_tunnel::netlink::{Netlink, Route, VethEnd};
+use datapath_tunnel::netlink::{Link, Netlink, Route, VethEnd};
 use ipnet::IpNet;
 
 use crate::error::Error;
@@ -38,6 +38,56 @@ pub(crate) fn mac(gateways: &[IpAddr]) -> Mac {
             .first()
             .map_or_else(String::new, ToString::to_string),
     )
+}
+
+/// Finds the pair, both ends of it: the node's side first.
+fn find(netlink: &Netlink) -> Result<Option<(Link, Link)>, Error> {
+    let end = |name| netlink.link(name).map_err(Error::network(name));
+    let (Some(host), Some(net)) = (end(HOST)?, end(NET)?) else {
+        return Ok(None);
+    };
+    let paired = host.peer_index == Some(net.index) && net.peer_index == Some(host.index);
+    Ok(paired.then_some((host, net)))
+}
+
+/// Removes what there is of a pair, whoever made it; says what it was.
+///
+/// # Errors
+///
+/// [`Error::Network`].
+pub(crate) fn remove(netlink: &Netlink) -> Result<Vec<String>, Error> {
+    let mut removed = Vec::new();
+    for name in [HOST, NET] {
+        match netlink.link(name).map_err(Error::network(name))? {
+            Some(link) if link.kind.as_deref() == Some("veth") => {
+                netlink
+                    .delete_link(link.index)
+                    .map_err(Error::network(name))?;
+                removed.push(name.to_owned());
+            }
+            // Another kind of interface was not made here.
+            _ => {}
+        }
+    }
+    Ok(removed)
+}
+
+/// Whether someone's programs work on the pair.
+///
+/// # Errors
+///
+/// [`Error::Attach`] where the kernel does not tell.
+pub(crate) fn is_worked(netlink: &Netlink) -> Result<bool, Error> {
+    if netlink.link(NET).map_err(Error::network(NET))?.is_none() {
+        return Ok(false);
+    }
+    let (_, programs) =
+        SchedClassifier::query_tcx(NET, TcAttachType::Ingress).map_err(|error| Error::Attach {
+            program: "from_host",
+            interface: NET.to_owned(),
+            source: error.into(),
+        })?;
+    Ok(!programs.is_empty())
 }
 
 impl Gateway {
@@ -78,6 +128,37 @@ impl Gateway {
                     }),
             );
         }
+        Ok(gateway)
+    }
+
+    /// Takes over the pair that an earlier process made, and mends what is not as it was; makes a
+    /// new one where it is gone.
+    ///
+    /// # Errors
+    ///
+    /// As [`Gateway::create`]; then what there is stays.
+    pub(crate) fn adopt(
+        netlink: &Netlink,
+        gateways: &[IpAddr],
+        device_mtu_bytes: u32,
+    ) -> Result<Self, Error> {
+        let Some((host, net)) = find(netlink)? else {
+            remove(netlink)?;
+            return Self::create(netlink, gateways, device_mtu_bytes);
+        };
+        let gateway = Self {
+            index: host.index,
+            net_index: net.index,
+            mac: mac(gateways),
+        };
+        for link in [host, net] {
+            if link.mac != gateway.mac {
+                netlink
+                    .set_mac(link.index, gateway.mac)
+                    .map_err(Error::network(&link.name))?;
+            }
+        }
+        gateway.set_up(netlink, gateways)?;
         Ok(gateway)
     }
 

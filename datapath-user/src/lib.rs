@@ -28,12 +28,18 @@
 //! # }
 //! ```
 //!
+//! The process may end in any way, and packets go on: maps and programs are pinned. The next
+//! [`Datapath::open`] takes over what is there, puts its own programs in the place of the old ones,
+//! and loses no flow. [`Datapath::leave`] ends like that on purpose, [`Datapath::close`] removes
+//! everything, and [`cleanup`] removes what a dead process left.
+//!
 //! Calls block, for a millisecond or a few; a program on an async runtime makes them from a thread
 //! that may. The packets themselves need nobody: they are handled in the kernel, whatever this
 //! process does.
 
 #![forbid(unsafe_code)]
 
+mod adoption;
 mod bpffs;
 mod config;
 mod datapath;
@@ -41,6 +47,8 @@ mod endpoint;
 mod error;
 mod flows;
 mod gateway;
+mod inventory;
+mod journal;
 mod maps;
 mod metrics;
 mod naming;
@@ -49,10 +57,12 @@ mod object;
 mod peer;
 mod probe;
 mod programs;
+mod remains;
 mod settle;
 mod status;
 mod uplink;
 
+pub use adoption::Adoption;
 pub use config::{Config, IdentityFrom, PortRange, Timeouts, Tunnel};
 pub use datapath::Datapath;
 pub use endpoint::{EndpointSpec, EndpointView};
@@ -61,5 +71,6 @@ pub use flows::{FlowView, NatView, SweepReport};
 pub use metrics::MetricView;
 pub use object::{OBJECT, PROGRAMS};
 pub use peer::{PeerSpec, PeerView, RemotePod};
+pub use remains::{Removed, cleanup};
 pub use status::{Status, TableUse};
 pub use uplink::UplinkView;

@@ -1,8 +1,8 @@
 //! The maps of the object, typed as the ABI has them.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use datapath_kern::abi::addr::Addr;
@@ -33,23 +33,48 @@ pub(crate) struct Maps {
     pub(crate) metrics: PerCpuArray<MapData, Counter>,
 }
 
+/// The maps that are pinned, and outlive the process.
+pub(crate) const PINNED: [&str; 13] = [
+    "flows",
+    "pending",
+    "endpoints",
+    "endpoint_slots",
+    "peers",
+    "peer_indices",
+    "next_hops",
+    "uplinks",
+    "ipcache",
+    "metrics",
+    // The programs' own business, but what one load began another one ends.
+    "claims",
+    "fragments",
+    "budgets",
+];
+
 impl Maps {
-    /// Takes the maps out of a loaded object and pins them in `directory`, each by its name.
-    pub(crate) fn take(ebpf: &mut Ebpf, directory: &Path) -> Result<Self, Error> {
-        // One is the programs' own business, but pinned with the rest.
-        pin(ebpf.map("claims"), "claims", directory)?;
+    /// Opens the maps that are pinned in `directory`, each by its name.
+    pub(crate) fn open(directory: &Path) -> Result<Self, Error> {
         Ok(Self {
-            flows: typed(ebpf, "flows", directory)?,
-            pending: typed(ebpf, "pending", directory)?,
-            endpoints: typed(ebpf, "endpoints", directory)?,
-            endpoint_slots: typed(ebpf, "endpoint_slots", directory)?,
-            peers: typed(ebpf, "peers", directory)?,
-            peer_indices: typed(ebpf, "peer_indices", directory)?,
-            next_hops: typed(ebpf, "next_hops", directory)?,
-            uplinks: typed(ebpf, "uplinks", directory)?,
-            ipcache: typed(ebpf, "ipcache", directory)?,
-            metrics: typed(ebpf, "metrics", directory)?,
+            flows: pinned(directory, "flows")?,
+            pending: pinned(directory, "pending")?,
+            endpoints: pinned(directory, "endpoints")?,
+            endpoint_slots: pinned(directory, "endpoint_slots")?,
+            peers: pinned(directory, "peers")?,
+            peer_indices: pinned(directory, "peer_indices")?,
+            next_hops: pinned(directory, "next_hops")?,
+            uplinks: pinned(directory, "uplinks")?,
+            ipcache: pinned(directory, "ipcache")?,
+            metrics: pinned(directory, "metrics")?,
         })
+    }
+
+    /// All that the ipcache says.
+    pub(crate) fn prefixes(&self) -> Result<BTreeMap<IpNet, IpEntry>, Error> {
+        self.ipcache
+            .iter()
+            .map(|found| found.map(|(key, entry)| (prefix(&key), entry)))
+            .collect::<Result<_, _>>()
+            .map_err(Error::map("read", "ipcache"))
     }
 
     /// Enters a prefix into the ipcache, or replaces what it says.
@@ -65,27 +90,15 @@ impl Maps {
     }
 }
 
-/// Takes one map out of the object.
-fn typed<T>(ebpf: &mut Ebpf, name: &'static str, directory: &Path) -> Result<T, Error>
+/// Opens a pinned map.
+pub(crate) fn pinned<T>(directory: &Path, name: &'static str) -> Result<T, Error>
 where
     T: TryFrom<Map, Error = MapError>,
 {
-    pin(ebpf.map(name), name, directory)?;
-    let map = ebpf.take_map(name).ok_or_else(|| missing(name))?;
-    T::try_from(map).map_err(Error::map("open", name))
-}
-
-fn pin(map: Option<&Map>, name: &'static str, directory: &Path) -> Result<(), Error> {
-    let path = directory.join(name);
-    map.ok_or_else(|| missing(name))?
-        .pin(&path)
-        .map_err(|error| Error::file("pin map at", path)(std::io::Error::other(error)))
-}
-
-fn missing(name: &str) -> Error {
-    Error::Object {
-        what: format!("map {name}"),
-    }
+    MapData::from_pin(directory.join(name))
+        .and_then(Map::from_map_data)
+        .and_then(T::try_from)
+        .map_err(Error::map("open the pinned", name))
 }
 
 /// The ipcache's key of a prefix: both families in one trie, IPv4 as mapped addresses.
@@ -99,6 +112,19 @@ fn key(prefix: IpNet) -> Key<Addr> {
     Key::new(bits + offset, prefix.network().into())
 }
 
+/// The prefix of a key of the ipcache.
+fn prefix(key: &Key<Addr>) -> IpNet {
+    let (address, bits) = (key.data(), key.prefix_len());
+    let of_v4 = bits.checked_sub(Addr::MAPPED_PREFIX_BITS);
+    let bits = match of_v4 {
+        Some(bits) if address.is_v4() => bits,
+        _ => bits,
+    };
+    let bits = u8::try_from(bits).unwrap_or(u8::MAX);
+    let address = address.to_ip();
+    IpNet::new(address, bits).unwrap_or_else(|_| address.into())
+}
+
 /// Not being there is what removing is for.
 pub(crate) fn gone(result: Result<(), MapError>) -> Result<(), MapError> {
     match result {
@@ -109,5 +135,25 @@ pub(crate) fn gone(result: Result<(), MapError>) -> Result<(), MapError> {
             Ok(())
         }
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_says_which_prefix_it_is_of() {
+        for text in [
+            "0.0.0.0/0",
+            "10.244.1.0/24",
+            "10.244.1.5/32",
+            "::/0",
+            "fd00:244:1::/64",
+            "fd00:244:1::5/128",
+        ] {
+            let net: IpNet = text.parse().unwrap();
+            assert_eq!(prefix(&key(net)), net);
+        }
     }
 }

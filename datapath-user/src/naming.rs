@@ -6,7 +6,7 @@ use datapath_kern::abi::Mac;
 use crate::error::Error;
 
 /// FNV-1a, 64 bits: the same on every machine and in every version.
-fn digest(text: &str) -> u64 {
+pub(crate) fn digest(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     })

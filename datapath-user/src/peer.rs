@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use datapath_kern::abi::endpoint::identity;
-use datapath_kern::abi::ipcache::{IpEntry, kind};
+use datapath_kern::abi::ipcache::{IpEntry, flags, kind};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -105,23 +105,48 @@ impl PeerSpec {
         Ok(())
     }
 
+    /// Whether another specification says the same, in whichever order.
+    pub(crate) fn says_the_same(&self, other: &Self) -> bool {
+        self.sorted() == other.sorted()
+    }
+
+    fn sorted(&self) -> Self {
+        let mut spec = self.clone();
+        spec.node_addresses.sort_unstable();
+        spec.node_addresses.dedup();
+        spec.pod_cidrs.sort_unstable();
+        spec.pod_cidrs.dedup();
+        spec.pods
+            .sort_unstable_by_key(|pod| (pod.address, pod.identity));
+        spec.pods.dedup();
+        spec
+    }
+
     /// What the ipcache says of this peer.
     pub(crate) fn prefixes(&self, index: u16) -> Vec<(IpNet, IpEntry)> {
-        let entry = |identity, kind| IpEntry {
+        let entry = |identity, kind, flags| IpEntry {
             identity,
             index,
             kind,
-            flags: 0,
+            flags,
         };
-        let ranges = self
-            .pod_cidrs
-            .iter()
-            .map(|&cidr| (cidr, entry(identity::UNMANAGED, kind::PEER_POD)));
-        let pods = self.pods.iter().map(|pod| {
+        let range = |prefix: &IpNet| {
+            if self.pod_cidrs.contains(prefix) {
+                flags::RANGE
+            } else {
+                0
+            }
+        };
+        let ranges = self.pod_cidrs.iter().map(|&cidr| {
             (
-                IpNet::from(pod.address),
-                entry(pod.identity, kind::PEER_POD),
+                cidr,
+                entry(identity::UNMANAGED, kind::PEER_POD, flags::RANGE),
             )
+        });
+        let pods = self.pods.iter().map(|pod| {
+            let prefix = IpNet::from(pod.address);
+            let flags = flags::POD | range(&prefix);
+            (prefix, entry(pod.identity, kind::PEER_POD, flags))
         });
         let node = std::iter::once(&self.address)
             .chain(&self.node_addresses)
@@ -132,9 +157,40 @@ impl PeerSpec {
                 } else {
                     kind::PEER_NODE
                 };
-                (IpNet::from(address), entry(identity::REMOTE_NODE, kind))
+                let prefix = IpNet::from(address);
+                (prefix, entry(identity::REMOTE_NODE, kind, range(&prefix)))
             });
         ranges.chain(pods).chain(node).collect()
+    }
+
+    /// The specification that led to these entries of the ipcache, all of one peer.
+    pub(crate) fn recover<'a>(
+        name: String,
+        address: IpAddr,
+        uplink: Option<String>,
+        entries: impl Iterator<Item = (&'a IpNet, &'a IpEntry)>,
+    ) -> Self {
+        let mut spec = Self {
+            name,
+            address,
+            node_addresses: Vec::new(),
+            pod_cidrs: Vec::new(),
+            pods: Vec::new(),
+            uplink,
+        };
+        for (prefix, entry) in entries {
+            if entry.flags & flags::RANGE != 0 {
+                spec.pod_cidrs.push(*prefix);
+            }
+            let address = prefix.addr();
+            if entry.flags & flags::POD != 0 {
+                let identity = entry.identity;
+                spec.pods.push(RemotePod { address, identity });
+            } else if entry.identity == identity::REMOTE_NODE && address != spec.address {
+                spec.node_addresses.push(address);
+            }
+        }
+        spec
     }
 }
 
@@ -184,6 +240,41 @@ mod tests {
             found("192.0.2.22/32"),
             (kind::PEER_NODE, identity::REMOTE_NODE)
         );
+    }
+
+    #[test]
+    fn a_peer_is_found_again_by_its_prefixes() {
+        let spec = PeerSpec {
+            name: "n2".into(),
+            address: "192.0.2.12".parse().unwrap(),
+            node_addresses: vec!["192.0.2.22".parse().unwrap(), "10.244.2.1".parse().unwrap()],
+            pod_cidrs: vec![
+                "fd00:2::/64".parse().unwrap(),
+                "10.244.2.0/24".parse().unwrap(),
+                "10.9.9.9/32".parse().unwrap(),
+                "10.9.9.8/32".parse().unwrap(),
+            ],
+            pods: [("10.244.2.5", 2001), ("10.9.9.9", 3), ("fd00:2::5", 2001)]
+                .map(|(address, identity)| RemotePod {
+                    address: address.parse().unwrap(),
+                    identity,
+                })
+                .to_vec(),
+            uplink: Some("up1".into()),
+        };
+        let entries: std::collections::BTreeMap<_, _> = spec.prefixes(7).into_iter().collect();
+        let found = PeerSpec::recover(
+            spec.name.clone(),
+            spec.address,
+            spec.uplink.clone(),
+            entries.iter(),
+        );
+        assert!(found.says_the_same(&spec), "{found:?}");
+        let other = PeerSpec {
+            uplink: None,
+            ..spec.clone()
+        };
+        assert!(!found.says_the_same(&other));
     }
 
     #[test]

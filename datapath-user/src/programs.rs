@@ -1,64 +1,103 @@
-//! The programs: loaded once, attached by pinned tcx links.
+//! The programs: loaded once, attached by pinned tcx links, which outlive the process.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread;
 
 use aya::programs::links::{FdLink, LinkOrder, PinnedLink};
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use datapath_kern::abi::config::Config as Settings;
+use nix::errno::Errno;
+use nix::net::if_::if_nametoindex;
 
+use crate::bpffs::{Pins, names};
 use crate::config::Config;
 use crate::error::Error;
+use crate::maps::PINNED;
 use crate::object::{OBJECT, PROGRAMS};
 
 /// Lines of a verifier log that are shown: its end has the reason.
 const LOG_LINES: usize = 15;
 
-/// Loaded programs and their links.
+/// Programs and their links.
 pub(crate) struct Programs {
-    ebpf: Ebpf,
+    /// `None` until they are loaded.
+    ebpf: Option<Ebpf>,
     directory: PathBuf,
-    links: BTreeMap<String, PinnedLink>,
+    /// By program and interface.
+    links: BTreeMap<(&'static str, String), Pinned>,
+    changes: LinkChanges,
+}
+
+/// What was done to links.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct LinkChanges {
+    pub(crate) replaced: usize,
+    pub(crate) attached: usize,
+    pub(crate) removed: usize,
+}
+
+/// A pinned link. Held open: a link whose pin goes last is detached some time later, one whose
+/// last descriptor is closed is detached when that returns (`bpf_link_put`, kernel/bpf/syscall.c).
+struct Pinned {
+    path: PathBuf,
+    _link: FdLink,
+}
+
+impl Pinned {
+    fn unpin(self) -> Result<(), Error> {
+        fs::remove_file(&self.path).map_err(Error::file("unpin", self.path))
+    }
 }
 
 impl Programs {
-    /// Loads the object with these settings; links will be pinned in `directory`.
+    /// None yet.
+    pub(crate) fn new(pins: &Pins) -> Self {
+        Self {
+            ebpf: None,
+            directory: pins.links(),
+            links: BTreeMap::new(),
+            changes: LinkChanges::default(),
+        }
+    }
+
+    /// Loads the object with these settings, with the maps that are pinned already, and pins the
+    /// others.
     ///
     /// # Errors
     ///
     /// [`Error::Load`], [`Error::Program`] with the end of the verifier's log.
     pub(crate) fn load(
+        &mut self,
         config: &Config,
         settings: &Settings,
-        directory: PathBuf,
-    ) -> Result<Self, Error> {
-        let mut ebpf = EbpfLoader::new()
+        pins: &Pins,
+    ) -> Result<(), Error> {
+        let mut loader = EbpfLoader::new();
+        loader
             .verifier_log_level(VerifierLogLevel::STATS)
             .override_global("CONFIG", settings, true)
             .map_max_entries("flows", config.max_flows)
-            .map_max_entries("pending", config.max_pending)
+            .map_max_entries("pending", config.max_pending);
+        for name in PINNED {
+            loader.map_pin_path(name, pins.maps().join(name));
+        }
+        let mut ebpf = loader
             .load(OBJECT)
             .map_err(|source| Error::Load(Box::new(source)))?;
         for name in PROGRAMS {
-            program(&mut ebpf, name)?
-                .load()
-                .map_err(|source| refused(name, source))?;
+            program(&mut ebpf, name)?;
         }
-        Ok(Self {
-            ebpf,
-            directory,
-            links: BTreeMap::new(),
-        })
+        load_all(&mut ebpf)?;
+        self.ebpf = Some(ebpf);
+        Ok(())
     }
 
-    /// The object, to take its maps out of.
-    pub(crate) fn ebpf(&mut self) -> &mut Ebpf {
-        &mut self.ebpf
-    }
-
-    /// Attaches a program to an interface of the calling thread's network namespace.
+    /// Attaches a program to an interface of the calling thread's network namespace: where an
+    /// earlier process did so, in the place of that one's program, without a moment between.
     ///
     /// # Errors
     ///
@@ -69,28 +108,25 @@ impl Programs {
         interface: &str,
         side: TcAttachType,
     ) -> Result<(), Error> {
-        let failed = |source: Box<dyn std::error::Error + Send + Sync>| Error::Attach {
+        let failed = |source: BoxedError| Error::Attach {
             program: name,
             interface: interface.to_owned(),
             source,
         };
-        let program = program(&mut self.ebpf, name)?;
-        let options = TcAttachOptions::TcxOrder(LinkOrder::default());
-        let id = program
-            .attach_with_options(interface, side, options)
-            .map_err(|error| failed(error.into()))?;
-        let link: SchedClassifierLink = program
-            .take_link(id)
-            .map_err(|error| failed(error.into()))?;
-        let link: FdLink = link
-            .try_into()
-            .map_err(|error: aya::programs::links::LinkError| failed(error.into()))?;
-        // Names on a BPF file system have no dots.
-        let key = pin_name(name, interface);
-        let pinned = link
-            .pin(self.directory.join(&key))
-            .map_err(|error| failed(error.into()))?;
-        self.links.insert(key, pinned);
+        let index = if_nametoindex(interface).map_err(|errno| failed(errno.into()))?;
+        // Numbers are not used again while a namespace lives, names are.
+        let path = self.directory.join(format!("{name}-{index}"));
+        let ebpf = self.ebpf.as_mut().ok_or_else(|| missing(name))?;
+        let program = program(ebpf, name)?;
+        let link = if let Some(link) = replace(program, &path).map_err(failed)? {
+            self.changes.replaced += 1;
+            link
+        } else {
+            self.changes.attached += 1;
+            attach_new(program, interface, side, &path).map_err(failed)?
+        };
+        let key = (name, interface.to_owned());
+        self.links.insert(key, Pinned { path, _link: link });
         Ok(())
     }
 
@@ -99,37 +135,118 @@ impl Programs {
     /// # Errors
     ///
     /// [`Error::File`] where the pin cannot be removed.
-    pub(crate) fn detach(&mut self, name: &str, interface: &str) -> Result<(), Error> {
-        let key = pin_name(name, interface);
-        let Some(link) = self.links.remove(&key) else {
-            return Ok(());
-        };
-        let path = self.directory.join(key);
-        link.unpin().map(drop).map_err(Error::file("unpin", path))
+    pub(crate) fn detach(&mut self, name: &'static str, interface: &str) -> Result<(), Error> {
+        match self.links.remove(&(name, interface.to_owned())) {
+            Some(link) => link.unpin(),
+            None => Ok(()),
+        }
+    }
+
+    /// Removes the links of an earlier process that nothing was attached by since.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`].
+    pub(crate) fn detach_others(&mut self) -> Result<(), Error> {
+        for name in names(&self.directory)? {
+            let path = self.directory.join(name);
+            if !self.links.values().any(|link| link.path == path) {
+                fs::remove_file(&path).map_err(Error::file("unpin", path))?;
+                self.changes.removed += 1;
+            }
+        }
+        Ok(())
     }
 
     /// Detaches everything.
     pub(crate) fn detach_all(&mut self) -> Vec<Error> {
-        let mut errors = Vec::new();
-        for (key, link) in std::mem::take(&mut self.links) {
-            let path = self.directory.join(key);
-            errors.extend(link.unpin().map_err(Error::file("unpin", path)).err());
-        }
-        errors
+        let links = std::mem::take(&mut self.links);
+        links
+            .into_values()
+            .filter_map(|link| link.unpin().err())
+            .collect()
+    }
+
+    /// What was done to links so far.
+    pub(crate) fn changes(&self) -> LinkChanges {
+        self.changes
     }
 }
 
-fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier, Error> {
-    let missing = || Error::Object {
-        what: format!("program {name}"),
-    };
-    ebpf.program_mut(name)
-        .and_then(|program| program.try_into().ok())
-        .ok_or_else(missing)
+/// Has the kernel verify all programs at once: it takes most of the time that opening takes, and
+/// one processor for each.
+fn load_all(ebpf: &mut Ebpf) -> Result<(), Error> {
+    thread::scope(|scope| {
+        let mut loads = Vec::new();
+        for (name, program) in ebpf.programs_mut() {
+            let Some(name) = PROGRAMS.into_iter().find(|known| *known == name) else {
+                continue;
+            };
+            let load = move || {
+                let program: &mut SchedClassifier =
+                    program.try_into().map_err(|error| refused(name, error))?;
+                program.load().map_err(|source| refused(name, source))
+            };
+            let load = thread::Builder::new()
+                .name("dp-load".into())
+                .spawn_scoped(scope, load)
+                .map_err(Error::file("start a thread for", name))?;
+            loads.push(load);
+        }
+        let join = |load: thread::ScopedJoinHandle<'_, _>| {
+            load.join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        // All of them, and then the first failure.
+        let outcomes: Vec<_> = loads.into_iter().map(join).collect();
+        outcomes.into_iter().collect()
+    })
 }
 
-fn pin_name(program: &str, interface: &str) -> String {
-    format!("{program}-{}", interface.replace('.', "-"))
+type BoxedError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Puts a program in the place of the one that a pinned link has; `None` where there is no link,
+/// or its interface is gone: such a pin is removed.
+fn replace(program: &mut SchedClassifier, path: &Path) -> Result<Option<FdLink>, BoxedError> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let old: SchedClassifierLink = FdLink::from(PinnedLink::from_pin(path)?).try_into()?;
+    match program.attach_to_link(old) {
+        Ok(id) => Ok(Some(program.take_link(id)?.try_into()?)),
+        // `tcx_link_update`, kernel/bpf/tcx.c.
+        Err(ProgramError::SyscallError(error))
+            if error.io_error.raw_os_error() == Some(Errno::ENOLINK as i32) =>
+        {
+            fs::remove_file(path)?;
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn attach_new(
+    program: &mut SchedClassifier,
+    interface: &str,
+    side: TcAttachType,
+    path: &Path,
+) -> Result<FdLink, BoxedError> {
+    let options = TcAttachOptions::TcxOrder(LinkOrder::default());
+    let id = program.attach_with_options(interface, side, options)?;
+    let link: FdLink = program.take_link(id)?.try_into()?;
+    Ok(link.pin(path)?.into())
+}
+
+fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier, Error> {
+    ebpf.program_mut(name)
+        .and_then(|program| program.try_into().ok())
+        .ok_or_else(|| missing(name))
+}
+
+fn missing(name: &str) -> Error {
+    Error::Object {
+        what: format!("program {name}"),
+    }
 }
 
 /// A program that the verifier refused, with the end of what it said.

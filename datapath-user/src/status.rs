@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::adoption::Adoption;
 use crate::uplink::UplinkView;
 
 /// A datapath at a glance.
@@ -39,6 +40,9 @@ pub struct Status {
     pub peers: usize,
     /// Where maps and links are pinned.
     pub bpffs: PathBuf,
+    /// What was taken over from an earlier process; none where this one built it.
+    #[serde(default)]
+    pub adopted: Option<Adoption>,
 }
 
 /// How full a table is.

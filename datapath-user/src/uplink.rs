@@ -12,7 +12,7 @@ use crate::config::{Config, Tunnel};
 use crate::error::Error;
 
 /// An uplink as it was found.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UplinkView {
     /// Its name.
     pub name: String,

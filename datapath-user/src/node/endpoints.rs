@@ -5,6 +5,7 @@ use datapath_kern::abi::endpoint::{Endpoint, MAX_ENDPOINTS};
 use datapath_kern::abi::flow::{End, Flow};
 use datapath_kern::abi::ipcache::{self, IpEntry};
 use datapath_kern::abi::nexthop::{self, NextHop};
+use datapath_kern::abi::state::{Record, phase};
 use ipnet::IpNet;
 
 use super::{Node, address_or_none, with_more};
@@ -13,6 +14,7 @@ use crate::datapath::{free_number, of_family};
 use crate::endpoint::{self, EndpointSpec, EndpointView, Wire};
 use crate::error::Error;
 use crate::flows;
+use crate::journal;
 use crate::maps::gone;
 use crate::naming;
 use crate::uplink;
@@ -51,12 +53,22 @@ impl Node {
         endpoint::check_netns(&spec.netns)?;
         let used = self.endpoints.values().map(|endpoint| endpoint.view.slot);
         let slot = free_number(used, MAX_ENDPOINTS, "endpoint")?;
-        let wire = endpoint::wire(
+        // Before there is anything to forget.
+        self.journal
+            .put(End::endpoint(slot), &record_of(spec, phase::PARTIAL))?;
+        let made = endpoint::wire(
             &self.netlink,
             spec,
             self.gateway.mac,
             uplink::device_mtu_bytes(&self.uplinks),
-        )?;
+        );
+        let wire = match made {
+            Ok(wire) => wire,
+            Err(error) => {
+                let undone = self.journal.remove(End::endpoint(slot)).err();
+                return Err(with_more(error, undone.into_iter().collect()));
+            }
+        };
         let view = EndpointView {
             id: spec.id.clone(),
             slot,
@@ -97,7 +109,7 @@ impl Node {
             ipv4: address_or_none(of_family(&spec.addresses, true)),
             ipv6: address_or_none(of_family(&spec.addresses, false)),
             interface: wire.host_index,
-            generation: self.next_generation(),
+            generation: self.next_generation()?,
             identity: spec.identity,
             mac: wire.mac,
             ..Endpoint::default()
@@ -129,16 +141,22 @@ impl Node {
             };
             self.maps.set_prefix(IpNet::from(address), entry)?;
         }
-        self.programs
-            .attach("from_pod", &wire.host_interface, TcAttachType::Ingress)?;
-        self.programs
-            .attach("to_pod", &wire.host_interface, TcAttachType::Egress)?;
+        self.attach_pod(&wire.host_interface)?;
         self.netlink
             .set_up(wire.host_index, true)
             .map_err(Error::network(&wire.host_interface))?;
         endpoint::furnish(spec, config, self.gateway.mac, |v4| {
             uplink::mtu_bytes(self.mtu, v4)
-        })
+        })?;
+        self.journal
+            .put(End::endpoint(slot), &record_of(spec, phase::WHOLE))
+    }
+
+    pub(super) fn attach_pod(&mut self, host_interface: &str) -> Result<(), Error> {
+        self.programs
+            .attach("from_pod", host_interface, TcAttachType::Ingress)?;
+        self.programs
+            .attach("to_pod", host_interface, TcAttachType::Egress)
     }
 
     pub(crate) fn remove_endpoint(&mut self, id: &str) -> Result<(), Error> {
@@ -149,6 +167,9 @@ impl Node {
         let Local { view, wire } = self.endpoints.remove(id).ok_or_else(not_found)?;
         let slot = u32::from(view.slot);
         let mut errors = Vec::new();
+        // From here on it is to be removed, whoever does it.
+        let end = End::endpoint(view.slot);
+        errors.extend(self.journal.set_phase(end, phase::PARTIAL).err());
         // First nothing more comes in, then nobody knows it, then it is gone.
         for program in ["from_pod", "to_pod"] {
             errors.extend(self.programs.detach(program, &wire.host_interface).err());
@@ -161,22 +182,30 @@ impl Node {
                 .map_err(Error::map("remove from", "endpoint_slots"))
                 .err(),
         );
-        let vacated = Endpoint {
-            generation: self.next_generation(),
-            ..Endpoint::default()
-        };
-        errors.extend(
-            self.maps
-                .endpoints
-                .set(slot, vacated, 0)
-                .map_err(Error::map("write to", "endpoints"))
-                .err(),
-        );
+        errors.extend(self.vacate_slot(slot).err());
         errors.extend(self.set_next_hop(slot, NextHop::default()).err());
         errors.extend(self.unwire(&wire).err());
-        let end = End::endpoint(view.slot).raw();
-        let its = |flow: &Flow, _| flow.from == end || flow.to == end;
+        let its = |flow: &Flow, _| flow.from == end.raw() || flow.to == end.raw();
         errors.extend(flows::sweep(&mut self.maps, its).err());
+        // The slot is free for another one when nothing of this one is left.
+        if errors.is_empty() {
+            errors.extend(self.journal.remove(end).err());
+        }
         Error::collect(errors)
     }
+
+    pub(super) fn vacate_slot(&mut self, slot: u32) -> Result<(), Error> {
+        let vacated = Endpoint {
+            generation: self.next_generation()?,
+            ..Endpoint::default()
+        };
+        self.maps
+            .endpoints
+            .set(slot, vacated, 0)
+            .map_err(Error::map("write to", "endpoints"))
+    }
+}
+
+fn record_of(spec: &EndpointSpec, phase: u32) -> Record {
+    journal::record(phase, &spec.id, &spec.interface, &spec.netns)
 }

@@ -1,8 +1,10 @@
 //! What a datapath consists of in the kernel, and how it gets there and away again.
 
+mod adopt;
 mod endpoints;
 mod peers;
 mod prefixes;
+mod recover;
 mod settings;
 
 use std::net::IpAddr;
@@ -11,6 +13,7 @@ use aya::programs::TcAttachType;
 use datapath_kern::abi::addr::Addr;
 use datapath_kern::abi::endpoint::{Endpoint, identity};
 use datapath_kern::abi::nexthop::NextHop;
+use datapath_kern::abi::state::{flags, phase};
 use datapath_kern::abi::tunnel::Peer;
 use datapath_tunnel::mtu::PodMtu;
 use datapath_tunnel::netlink::{Address, Netlink};
@@ -18,21 +21,23 @@ use ipnet::IpNet;
 
 pub(crate) use self::endpoints::Local;
 pub(crate) use self::peers::Remote;
+use crate::adoption::Adoption;
 use crate::bpffs::Pins;
 use crate::config::Config;
 use crate::datapath::ByName;
 use crate::endpoint::Wire;
 use crate::error::Error;
 use crate::gateway::{self, Gateway};
+use crate::inventory::{self, Found};
+use crate::journal::Journal;
 use crate::maps::Maps;
+use crate::naming;
 use crate::probe::Kernel;
 use crate::programs::Programs;
+use crate::remains;
 use crate::uplink::{self, UplinkView};
 
-/// Generation that the host and the world begin with.
-const FIRST_GENERATION: u32 = 1;
-
-/// A datapath in the kernel.
+/// A datapath in the kernel. Dropping it lets go of it: all that is pinned goes on.
 pub(crate) struct Node {
     pub(crate) kernel: Kernel,
     pub(crate) maps: Maps,
@@ -41,16 +46,26 @@ pub(crate) struct Node {
     pub(crate) mtu: PodMtu,
     pub(crate) endpoints: ByName<Local>,
     pub(crate) peers: ByName<Remote>,
+    /// What was taken over, if anything was.
+    pub(crate) adoption: Option<Adoption>,
     programs: Programs,
-    pins: Pins,
+    journal: Journal,
     netlink: Netlink,
-    /// Last generation given out; none is given twice.
-    generation: u32,
+    /// The lock goes last.
+    pins: Pins,
 }
 
-impl Node {
-    /// Builds it; leaves nothing where that fails.
-    pub(crate) fn open(config: &Config) -> Result<Self, Error> {
+/// The machine as it is found.
+struct Site {
+    kernel: Kernel,
+    netlink: Netlink,
+    addresses: Vec<Address>,
+    uplinks: Vec<UplinkView>,
+    mtu: PodMtu,
+}
+
+impl Site {
+    fn look(config: &Config) -> Result<Self, Error> {
         let kernel = Kernel::probe()?;
         let netlink = Netlink::open().map_err(Error::network("this namespace"))?;
         let addresses = netlink
@@ -58,71 +73,110 @@ impl Node {
             .map_err(Error::network("this namespace"))?;
         let uplinks = uplink::find(&netlink, config, &addresses)?;
         let mtu = uplink::mtu(&uplinks, config)?;
-        let mut pins = Pins::take(&config.bpffs)?;
-        let gateway = match Gateway::create(
-            &netlink,
-            &config.gateways,
-            uplink::device_mtu_bytes(&uplinks),
-        ) {
-            Ok(gateway) => gateway,
-            Err(error) => return Err(with_more(error, pins.release())),
-        };
-        let settings = settings::of(config, &kernel, &gateway);
-        let loaded = Programs::load(config, &settings, pins.links()).and_then(|mut programs| {
-            Maps::take(programs.ebpf(), &pins.maps()).map(|maps| (programs, maps))
-        });
-        let (programs, maps) = match loaded {
-            Ok(loaded) => loaded,
-            Err(error) => {
-                let undone = gateway.delete(&netlink).err();
-                return Err(with_more(
-                    error,
-                    undone.into_iter().chain(pins.release()).collect(),
-                ));
-            }
-        };
-        let mut node = Self {
+        Ok(Self {
             kernel,
-            maps,
-            gateway,
+            netlink,
+            addresses,
             uplinks,
             mtu,
+        })
+    }
+}
+
+impl Node {
+    /// Takes over what an earlier process left, else builds it.
+    ///
+    /// A new one that fails leaves nothing. What was there stays as it was where it cannot be taken
+    /// over, but for half-built remains, which are removed.
+    pub(crate) fn open(config: &Config) -> Result<Self, Error> {
+        let site = Site::look(config)?;
+        let mut pins = Pins::take(&config.bpffs)?;
+        match inventory::look(&mut pins, config)? {
+            Found::Whole(journal) => return Self::adopt(config, site, pins, *journal),
+            Found::Partial => remains::clear(&pins, &site.netlink)?,
+            Found::Nothing => {
+                if let Err(error) = remains::unused_interfaces(&site.netlink) {
+                    return Err(with_more(error, pins.release()));
+                }
+            }
+        }
+        Self::build(config, site, pins)
+    }
+
+    fn build(config: &Config, mut site: Site, mut pins: Pins) -> Result<Self, Error> {
+        match Self::load(config, &site, &pins) {
+            Ok((gateway, programs, maps, journal)) => {
+                let addresses = std::mem::take(&mut site.addresses);
+                let mut node = Self::assemble(site, pins, gateway, programs, maps, journal);
+                match node.start(config, &addresses) {
+                    Ok(()) => Ok(node),
+                    Err(error) => Err(with_more(error, node.close())),
+                }
+            }
+            Err(error) => {
+                let undone = gateway::remove(&site.netlink).err();
+                let left = undone.into_iter().chain(pins.release()).collect();
+                Err(with_more(error, left))
+            }
+        }
+    }
+
+    /// Makes the pins, from the one that says whose they are to the maps, and the gateway pair.
+    fn load(
+        config: &Config,
+        site: &Site,
+        pins: &Pins,
+    ) -> Result<(Gateway, Programs, Maps, Journal), Error> {
+        pins.prepare()?;
+        let made = if pins.made_unmounted() {
+            flags::DIRECTORY_MADE
+        } else {
+            0
+        };
+        let journal = Journal::create(&pins.maps(), made, settings::seed())?;
+        let mtu_bytes = uplink::device_mtu_bytes(&site.uplinks);
+        let gateway = Gateway::create(&site.netlink, &config.gateways, mtu_bytes)?;
+        let seed = journal.state().seed;
+        let settings = settings::of(config, &site.kernel, &gateway, seed);
+        let mut programs = Programs::new(pins);
+        programs.load(config, &settings, pins)?;
+        let maps = Maps::open(&pins.maps())?;
+        Ok((gateway, programs, maps, journal))
+    }
+
+    fn assemble(
+        site: Site,
+        pins: Pins,
+        gateway: Gateway,
+        programs: Programs,
+        maps: Maps,
+        journal: Journal,
+    ) -> Self {
+        Self {
+            kernel: site.kernel,
+            maps,
+            gateway,
+            uplinks: site.uplinks,
+            mtu: site.mtu,
             endpoints: ByName::new(),
             peers: ByName::new(),
+            adoption: None,
             programs,
+            journal,
+            netlink: site.netlink,
             pins,
-            netlink,
-            generation: FIRST_GENERATION,
-        };
-        match node.start(config, &addresses) {
-            Ok(()) => Ok(node),
-            Err(error) => Err(with_more(error, node.close())),
         }
     }
 
     /// Fills the maps, then attaches the programs, then routes pods to them.
     fn start(&mut self, config: &Config, addresses: &[Address]) -> Result<(), Error> {
-        let host = Endpoint {
-            ipv4: address_or_none(config.gateway(true)),
-            ipv6: address_or_none(config.gateway(false)),
-            interface: self.gateway.index,
-            generation: FIRST_GENERATION,
-            identity: identity::HOST,
-            mac: self.gateway.mac,
-            ..Endpoint::default()
-        };
+        let generation = self.next_generation()?;
+        let host = self.host_entry(config, generation);
         self.maps
             .endpoints
             .set(0, host, 0)
             .map_err(Error::map("write to", "endpoints"))?;
-        let world = Peer {
-            generation: FIRST_GENERATION,
-            ..Peer::default()
-        };
-        self.maps
-            .peers
-            .set(0, world, 0)
-            .map_err(Error::map("write to", "peers"))?;
+        self.renew_world()?;
         for uplink in &self.uplinks {
             self.maps
                 .uplinks
@@ -132,6 +186,32 @@ impl Node {
         for (prefix, entry) in prefixes::own(config, addresses) {
             self.maps.set_prefix(prefix, entry)?;
         }
+        self.attach_node()?;
+        for &cidr in &config.pod_cidrs {
+            self.add_route(config, cidr)?;
+        }
+        let settings = self.settings_digest(config);
+        self.journal.change(|state| {
+            state.settings = settings;
+            state.phase = phase::WHOLE;
+        })
+    }
+
+    /// This node as an endpoint.
+    fn host_entry(&self, config: &Config, generation: u32) -> Endpoint {
+        Endpoint {
+            ipv4: address_or_none(config.gateway(true)),
+            ipv6: address_or_none(config.gateway(false)),
+            interface: self.gateway.index,
+            generation,
+            identity: identity::HOST,
+            mac: self.gateway.mac,
+            ..Endpoint::default()
+        }
+    }
+
+    /// Attaches the programs of the gateway pair and of the uplinks.
+    fn attach_node(&mut self) -> Result<(), Error> {
         Gateway::attach(&mut self.programs)?;
         for uplink in &self.uplinks {
             self.programs
@@ -139,10 +219,14 @@ impl Node {
             self.programs
                 .attach("to_uplink", &uplink.name, TcAttachType::Egress)?;
         }
-        for &cidr in &config.pod_cidrs {
-            self.add_route(config, cidr)?;
-        }
         Ok(())
+    }
+
+    /// Tells settings that flows were judged under from others.
+    fn settings_digest(&self, config: &Config) -> u64 {
+        let seed = self.journal.state().seed;
+        let settings = settings::of(config, &self.kernel, &self.gateway, seed);
+        naming::digest(&format!("{settings:?}"))
     }
 
     fn add_route(&self, config: &Config, pods: IpNet) -> Result<(), Error> {
@@ -157,6 +241,12 @@ impl Node {
     /// Takes it down; goes on after an error.
     pub(crate) fn close(&mut self) -> Vec<Error> {
         let mut errors = Vec::new();
+        // From here on there is nothing to adopt, whenever this ends.
+        errors.extend(
+            self.journal
+                .change(|state| state.phase = phase::PARTIAL)
+                .err(),
+        );
         for (_, local) in std::mem::take(&mut self.endpoints) {
             errors.extend(self.unwire(&local.wire).err());
         }
@@ -168,15 +258,18 @@ impl Node {
     }
 
     fn unwire(&self, wire: &Wire) -> Result<(), Error> {
+        if wire.host_index == 0 {
+            // It was never made.
+            return Ok(());
+        }
         self.netlink
             .delete_link(wire.host_index)
             .map(drop)
             .map_err(Error::network(&wire.host_interface))
     }
 
-    fn next_generation(&mut self) -> u32 {
-        self.generation = self.generation.wrapping_add(1);
-        self.generation
+    fn next_generation(&mut self) -> Result<u32, Error> {
+        self.journal.next_generation()
     }
 
     /// Writes a next hop; what pointed there has to look again.
@@ -200,7 +293,7 @@ impl Node {
     /// other way round.
     fn renew_world(&mut self) -> Result<(), Error> {
         let world = Peer {
-            generation: self.next_generation(),
+            generation: self.next_generation()?,
             ..Peer::default()
         };
         self.maps

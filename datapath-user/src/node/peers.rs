@@ -1,10 +1,12 @@
 //! Peers into the kernel, and out of it again.
 
 use std::net::IpAddr;
+use std::path::Path;
 
 use datapath_kern::abi::addr::Addr;
 use datapath_kern::abi::flow::{End, Flow};
 use datapath_kern::abi::nexthop::{self, NextHop, PEERS_BASE};
+use datapath_kern::abi::state::{Record, phase};
 use datapath_kern::abi::tunnel::{MAX_PEERS, Peer};
 use ipnet::IpNet;
 
@@ -14,6 +16,7 @@ use crate::datapath::{free_number, of_family};
 use crate::error::Error;
 use crate::flows;
 use crate::gateway;
+use crate::journal;
 use crate::maps::gone;
 use crate::naming;
 use crate::peer::{PeerSpec, PeerView};
@@ -22,7 +25,7 @@ use crate::uplink::{self, UplinkView};
 /// A peer and what was said of it.
 pub(crate) struct Remote {
     pub(crate) view: PeerView,
-    spec: PeerSpec,
+    pub(super) spec: PeerSpec,
 }
 
 impl Node {
@@ -36,53 +39,30 @@ impl Node {
             .get(&spec.name)
             .map(|peer| (peer.view.clone(), peer.spec.clone()));
         if let Some((view, old_spec)) = &old
-            && old_spec == spec
+            && old_spec.says_the_same(spec)
         {
             return Ok(view.clone());
         }
         self.check_prefixes(config, spec)?;
-        let uplink = self.uplink_of(spec)?;
-        let v4 = spec.address.is_ipv4();
-        let local = of_family(&config.underlay, v4).or_else(|| uplink.address(v4));
-        let local = local.ok_or(Error::Invalid {
-            what: "peer address",
-            value: spec.address.to_string(),
-            rule: "this node has no underlay address of its family",
-        })?;
+        let (uplink, local) = self.way_to(config, spec)?;
         let used = self.peers.values().map(|peer| peer.view.index);
         let index = match &old {
             Some((view, _)) => view.index,
             None => free_number(used, MAX_PEERS, "peer")?,
         };
-        let view = PeerView {
-            name: spec.name.clone(),
-            index,
-            address: spec.address,
-            local,
-            node_addresses: spec.node_addresses.clone(),
-            pod_cidrs: spec.pod_cidrs.clone(),
-            pods: spec.pods.len(),
-            interface: uplink.name.clone(),
-            generation: self.next_generation(),
-        };
+        let end = End::peer(index);
+        if old.is_none() {
+            // Before there is anything to forget.
+            self.journal.put(end, &record_of(spec, phase::PARTIAL))?;
+        }
+        let generation = self.next_generation()?;
+        let view = view(spec, index, local, &uplink, generation);
         if let Some((_, old_spec)) = &old {
             self.forget_prefixes(old_spec, spec, index)?;
             self.forget_routes(config, old_spec, spec)?;
         }
-        let entry = Peer {
-            address: spec.address.into(),
-            local: local.into(),
-            generation: view.generation,
-            interface: uplink.index,
-            mac: naming::mac("peer", &spec.address.to_string()),
-            ..Peer::default()
-        };
-        let hop = NextHop {
-            gateway: spec.address.into(),
-            interface: uplink.index,
-            kind: nexthop::kind::UNRESOLVED,
-            ..NextHop::default()
-        };
+        let entry = entry(spec, local, &uplink, generation);
+        let hop = hop(spec, &uplink);
         self.peers.insert(
             spec.name.clone(),
             Remote {
@@ -90,7 +70,10 @@ impl Node {
                 spec: spec.clone(),
             },
         );
-        match self.install_peer(config, spec, index, entry, hop) {
+        let installed = self
+            .install_peer(config, spec, index, entry, hop)
+            .and_then(|()| self.journal.put(end, &record_of(spec, phase::WHOLE)));
+        match installed {
             Ok(()) => Ok(view),
             Err(error) => {
                 let undone = self.remove_peer(config, &spec.name).err();
@@ -137,6 +120,9 @@ impl Node {
         let Remote { view, spec } = self.peers.remove(name).ok_or_else(not_found)?;
         let number = u32::from(view.index);
         let mut errors = Vec::new();
+        // From here on it is to be removed, whoever does it.
+        let end = End::peer(view.index);
+        errors.extend(self.journal.set_phase(end, phase::PARTIAL).err());
         errors.extend(
             gone(self.maps.peer_indices.remove(&Addr::from(spec.address)))
                 .map_err(Error::map("remove from", "peer_indices"))
@@ -150,26 +136,47 @@ impl Node {
         for (prefix, _) in spec.prefixes(view.index) {
             errors.extend(self.maps.remove_prefix(prefix).err());
         }
-        let vacated = Peer {
-            generation: self.next_generation(),
-            ..Peer::default()
-        };
-        errors.extend(
-            self.maps
-                .peers
-                .set(number, vacated, 0)
-                .map_err(Error::map("write to", "peers"))
-                .err(),
-        );
+        errors.extend(self.vacate_index(number).err());
         errors.extend(
             self.set_next_hop(PEERS_BASE + number, NextHop::default())
                 .err(),
         );
         errors.extend(self.renew_world().err());
-        let end = End::peer(view.index).raw();
-        let its = |flow: &Flow, _| flow.from == end || flow.to == end;
+        let its = |flow: &Flow, _| flow.from == end.raw() || flow.to == end.raw();
         errors.extend(flows::sweep(&mut self.maps, its).err());
+        // The index is free for another one when nothing of this one is left.
+        if errors.is_empty() {
+            errors.extend(self.journal.remove(end).err());
+        }
         Error::collect(errors)
+    }
+
+    pub(super) fn vacate_index(&mut self, number: u32) -> Result<(), Error> {
+        let vacated = Peer {
+            generation: self.next_generation()?,
+            ..Peer::default()
+        };
+        self.maps
+            .peers
+            .set(number, vacated, 0)
+            .map_err(Error::map("write to", "peers"))
+    }
+
+    /// The uplink that a peer is behind, and this node's address towards it.
+    pub(super) fn way_to(
+        &self,
+        config: &Config,
+        spec: &PeerSpec,
+    ) -> Result<(UplinkView, IpAddr), Error> {
+        let uplink = self.uplink_of(spec)?;
+        let v4 = spec.address.is_ipv4();
+        let local = of_family(&config.underlay, v4).or_else(|| uplink.address(v4));
+        let local = local.ok_or(Error::Invalid {
+            what: "peer address",
+            value: spec.address.to_string(),
+            rule: "this node has no underlay address of its family",
+        })?;
+        Ok((uplink, local))
     }
 
     fn delete_route(&self, config: &Config, pods: IpNet) -> Result<(), Error> {
@@ -216,7 +223,7 @@ impl Node {
     }
 
     /// Whether all that a peer claims is free, or its own already.
-    fn check_prefixes(&self, config: &Config, spec: &PeerSpec) -> Result<(), Error> {
+    pub(super) fn check_prefixes(&self, config: &Config, spec: &PeerSpec) -> Result<(), Error> {
         let overlap = |a: &IpNet, b: &IpNet| a.contains(b) || b.contains(a);
         for cidr in &spec.pod_cidrs {
             if config.pod_cidrs.iter().any(|own| overlap(own, cidr)) {
@@ -313,6 +320,51 @@ impl Node {
             name,
         })
     }
+}
+
+pub(super) fn view(
+    spec: &PeerSpec,
+    index: u16,
+    local: IpAddr,
+    uplink: &UplinkView,
+    generation: u32,
+) -> PeerView {
+    PeerView {
+        name: spec.name.clone(),
+        index,
+        address: spec.address,
+        local,
+        node_addresses: spec.node_addresses.clone(),
+        pod_cidrs: spec.pod_cidrs.clone(),
+        pods: spec.pods.len(),
+        interface: uplink.name.clone(),
+        generation,
+    }
+}
+
+pub(super) fn entry(spec: &PeerSpec, local: IpAddr, uplink: &UplinkView, generation: u32) -> Peer {
+    Peer {
+        address: spec.address.into(),
+        local: local.into(),
+        generation,
+        interface: uplink.index,
+        mac: naming::mac("peer", &spec.address.to_string()),
+        ..Peer::default()
+    }
+}
+
+pub(super) fn hop(spec: &PeerSpec, uplink: &UplinkView) -> NextHop {
+    NextHop {
+        gateway: spec.address.into(),
+        interface: uplink.index,
+        kind: nexthop::kind::UNRESOLVED,
+        ..NextHop::default()
+    }
+}
+
+fn record_of(spec: &PeerSpec, phase: u32) -> Record {
+    let uplink = spec.uplink.as_deref().unwrap_or_default();
+    journal::record(phase, &spec.name, uplink, Path::new(""))
 }
 
 /// All addresses of a peer itself.

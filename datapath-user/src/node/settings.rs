@@ -8,7 +8,7 @@ use crate::gateway::Gateway;
 use crate::probe::Kernel;
 
 /// The settings of a load.
-pub(super) fn of(config: &Config, kernel: &Kernel, gateway: &Gateway) -> Settings {
+pub(super) fn of(config: &Config, kernel: &Kernel, gateway: &Gateway, seed: u32) -> Settings {
     Settings {
         host_interface: gateway.index,
         net_interface: gateway.net_index,
@@ -25,7 +25,7 @@ pub(super) fn of(config: &Config, kernel: &Kernel, gateway: &Gateway) -> Setting
         other_established_s: config.timeouts.other_established_s,
         other_pending_s: config.timeouts.other_pending_s,
         checksum_v6_flags: kernel.checksum_v6_flags(),
-        seed: seed(),
+        seed,
         gateway_v4: address_or_none(config.gateway(true)),
         gateway_v6: address_or_none(config.gateway(false)),
         gateway_mac: gateway.mac,
@@ -35,7 +35,7 @@ pub(super) fn of(config: &Config, kernel: &Kernel, gateway: &Gateway) -> Setting
 
 /// A number that nobody outside knows: the standard library seeds its hash maps with such.
 #[allow(clippy::cast_possible_truncation, reason = "half of it is as good")]
-fn seed() -> u32 {
+pub(super) fn seed() -> u32 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one("datapath") as u32
 }

@@ -5,6 +5,10 @@
 
 #![allow(dead_code, reason = "every test binary uses its own part")]
 
+pub(crate) mod machine;
+pub(crate) mod stream;
+pub(crate) mod worker;
+
 use std::{
     fs::File,
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
@@ -57,9 +61,10 @@ impl Namespace {
         namespace
     }
 
-    /// A path to it, good within this process.
+    /// A path to it, good as long as this process lives.
     pub(crate) fn path(&self) -> PathBuf {
-        PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
+        let (process, fd) = (std::process::id(), self.file.as_raw_fd());
+        PathBuf::from(format!("/proc/{process}/fd/{fd}"))
     }
 
     pub(crate) fn netlink(&self) -> Netlink {
