@@ -151,8 +151,8 @@ pub enum Error {
     },
     /// Requests to the agent go on although it is to end.
     #[error(
-        "requests are still under way {patience:?} after the agent was to end: what it made goes \
-         with its process, pins stay"
+        "requests are still under way {patience:?} after the agent was to end: its datapath runs \
+         on, for the next agent or for `dpctl cleanup`"
     )]
     Busy {
         /// How long they were waited for.

@@ -19,6 +19,7 @@ use crate::{
 /// ```toml
 /// socket = "/run/datapath/agent.sock"
 /// state = "/var/lib/datapath/ipam.redb"
+/// on_stop = "leave"                       # or "remove"
 ///
 /// [datapath]                              # datapath_user::Config
 /// bpffs = "/run/datapath/bpffs"
@@ -45,14 +46,30 @@ pub struct Config {
     /// The file of the address leases. Its directory is made if it is not there.
     #[serde(default = "default_state")]
     pub state: PathBuf,
+    /// What becomes of the datapath when the agent ends.
+    #[serde(default)]
+    pub on_stop: OnStop,
     /// The datapath. Its `pod_cidrs` are the address pool, its `gateways` are set aside.
     pub datapath: datapath_user::Config,
-    /// The other nodes.
+    /// The other nodes. Those of a datapath that is taken over stay, also where they are not named
+    /// here: `dpctl peers remove` removes them.
     #[serde(default)]
     pub peers: Vec<PeerSpec>,
-    /// Pods to connect from the start.
+    /// Pods to connect from the start. Those of a datapath that is taken over stay, also where they
+    /// are not named here: `dpctl endpoint remove` removes them.
     #[serde(default)]
     pub endpoints: Vec<EndpointSpec>,
+}
+
+/// What becomes of a datapath when its agent is asked to end. One that is killed leaves it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnStop {
+    /// It runs on, and pods with it; the agent that starts next takes it over.
+    #[default]
+    Leave,
+    /// Nothing of it is left.
+    Remove,
 }
 
 fn default_socket() -> PathBuf {
@@ -70,6 +87,7 @@ impl Config {
         Self {
             socket: default_socket(),
             state: default_state(),
+            on_stop: OnStop::default(),
             datapath,
             peers: Vec::new(),
             endpoints: Vec::new(),
@@ -202,6 +220,9 @@ mod tests {
         assert_eq!(config.endpoints[0].interface, "eth0");
         assert!(config.endpoints[0].addresses.is_empty());
         assert!(config.datapath.masquerade);
+        assert_eq!(config.on_stop, OnStop::Leave);
+        let config = load(&format!("on_stop = \"remove\"\n{GOOD}"));
+        assert_eq!(config.on_stop, OnStop::Remove);
     }
 
     #[test]

@@ -15,7 +15,10 @@ use tokio::{
     task, time,
 };
 
-pub use self::{config::Config, node::LocalNode};
+pub use self::{
+    config::{Config, OnStop},
+    node::LocalNode,
+};
 use crate::{
     api::{self, Node, Socket},
     error::{Error, Result},
@@ -28,13 +31,13 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Threads that requests run on. All but status and flows take microseconds.
 const THREADS: usize = 8;
 
-/// Runs an agent in the calling thread's network namespace until SIGTERM or SIGINT, then removes
-/// its datapath. It prints one line when it is ready.
+/// Runs an agent in the calling thread's network namespace until SIGTERM or SIGINT, then leaves its
+/// datapath running or removes it, as [`Config::on_stop`] says. It prints one line when it is ready.
 ///
 /// # Errors
 ///
 /// Whatever keeps it from starting, [`Error::Os`] when the socket fails, or what could not be
-/// removed in the end. Nothing else of the datapath is left.
+/// removed in the end.
 pub fn run(config: &Config) -> Result<()> {
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
@@ -49,11 +52,15 @@ pub fn run(config: &Config) -> Result<()> {
     tracing::info!("stopping");
     // Sweeps and requests that still run have the node.
     runtime.shutdown_timeout(PATIENCE);
-    let closed = match Arc::try_unwrap(node) {
-        Ok(node) => node.close(),
-        Err(_) => Err(Error::Busy { patience: PATIENCE }),
+    let stopped = match (Arc::try_unwrap(node), config.on_stop) {
+        (Ok(node), OnStop::Remove) => node.close(),
+        (Ok(node), OnStop::Leave) => {
+            node.leave();
+            Ok(())
+        }
+        (Err(_), _) => Err(Error::Busy { patience: PATIENCE }),
     };
-    served.and(closed)
+    served.and(stopped)
 }
 
 async fn serve(socket: &Socket, node: &Arc<LocalNode>, stop: Stop) -> Result<()> {

@@ -37,13 +37,16 @@ pub struct LocalNode {
 
 impl LocalNode {
     /// Opens the address store, then the datapath, in the calling thread's network namespace, and
-    /// enters the peers and endpoints of the configuration. Leases of endpoints that are no more
-    /// are released.
+    /// enters the peers and endpoints of the configuration.
+    ///
+    /// What an earlier agent left is taken over with all its endpoints and peers, also those that
+    /// came by the API. Those of the configuration that are there as it says are left alone, others
+    /// are changed. Leases of endpoints that are no more are released.
     ///
     /// # Errors
     ///
     /// [`Error::Ipam`], [`Error::Datapath`], [`Error::Refused`] for a peer or an endpoint; then
-    /// nothing is left of the datapath.
+    /// nothing is left of a new datapath, and one that was taken over runs on.
     pub fn open(config: &Config) -> Result<Self> {
         let ipam = open_ipam(config)?;
         let datapath = Datapath::open(config.datapath.clone())?;
@@ -55,6 +58,11 @@ impl LocalNode {
         };
         match node.fill(config) {
             Ok(()) => Ok(node),
+            // Pods that are connected do not pay for it.
+            Err(error) if node.datapath.adopted().is_some() => {
+                node.leave();
+                Err(error)
+            }
             Err(error) => {
                 if let Err(left) = node.close() {
                     tracing::warn!(error = &left as &dyn std::error::Error, "left behind");
@@ -73,6 +81,11 @@ impl LocalNode {
         Ok(self.datapath.close()?)
     }
 
+    /// Lets go of the datapath, which runs on for the agent that comes next.
+    pub fn leave(self) {
+        self.datapath.leave();
+    }
+
     /// Removes flows whose time is up.
     ///
     /// # Errors
@@ -89,19 +102,58 @@ impl LocalNode {
     }
 
     fn fill(&self, config: &Config) -> Result<()> {
+        if let Some(adoption) = self.datapath.adopted() {
+            tracing::info!(
+                endpoints = adoption.endpoints_kept,
+                endpoints_removed = ?adoption.endpoints_removed,
+                interfaces_removed = ?adoption.interfaces_removed,
+                peers = adoption.peers_kept,
+                peers_removed = ?adoption.peers_removed,
+                links_replaced = adoption.links_replaced,
+                links_attached = adoption.links_attached,
+                links_removed = adoption.links_removed,
+                prefixes_changed = adoption.prefixes_changed,
+                routes_removed = adoption.routes_removed,
+                flow_entries = adoption.flows_kept,
+                flows_judged_again = adoption.flows_judged_again,
+                "datapath taken over"
+            );
+        }
         for peer in &config.peers {
             self.put_peer(peer)?;
         }
+        for endpoint in self.datapath.endpoints() {
+            self.lease_again(&endpoint)?;
+        }
         for endpoint in &config.endpoints {
+            match self.find(&endpoint.id) {
+                Some(known) if is_as_wanted(&known, endpoint) => continue,
+                // Its lease stays for the one that comes in its place.
+                Some(_) => self.datapath.remove_endpoint(&endpoint.id)?,
+                None => {}
+            }
             self.add_endpoint(endpoint)?;
         }
-        // The datapath has just been made: nobody else's endpoint can be there.
+        let endpoints = self.datapath.endpoints();
         let live = |lease: &Lease| {
-            let id = lease.owner.container_id();
-            config.endpoints.iter().any(|endpoint| endpoint.id == id)
+            let owner = (lease.owner.container_id(), lease.owner.ifname());
+            endpoints
+                .iter()
+                .any(|endpoint| (endpoint.id.as_str(), endpoint.interface.as_str()) == owner)
         };
         for lease in self.ipam.reconcile(live)? {
             tracing::info!(owner = %lease.owner, "lease of an endpoint that is no more released");
+        }
+        Ok(())
+    }
+
+    /// Makes sure that an endpoint that was taken over holds the leases of its addresses, also after
+    /// the store was lost.
+    fn lease_again(&self, endpoint: &EndpointView) -> Result<()> {
+        let owner = Owner::new(&endpoint.id, &endpoint.interface)?;
+        let (_, fresh) = self.lease(&owner, &endpoint.spec())?;
+        if fresh {
+            tracing::warn!(%owner, "endpoint was taken over without a lease, and has one now");
         }
         Ok(())
     }
@@ -241,6 +293,21 @@ impl Node for LocalNode {
             reservations: self.ipam.reservations()?,
         })
     }
+}
+
+/// Tells whether an endpoint is what a specification asks for, which may leave the addresses open.
+fn is_as_wanted(known: &EndpointView, wanted: &EndpointSpec) -> bool {
+    let addresses = wanted.addresses.is_empty()
+        || (wanted.addresses.len() == known.addresses.len()
+            && wanted
+                .addresses
+                .iter()
+                .all(|address| known.addresses.contains(address)));
+    let wanted = EndpointSpec {
+        addresses: known.addresses.clone(),
+        ..wanted.clone()
+    };
+    addresses && known.spec() == wanted
 }
 
 /// Opens the store, and sets aside the gateways and no other addresses.

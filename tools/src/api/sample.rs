@@ -48,6 +48,14 @@ pub(crate) fn status() -> Status {
             endpoints: 2,
             peers: 1,
             bpffs: "/run/datapath/bpffs".into(),
+            adopted: Some(datapath_user::Adoption {
+                endpoints_kept: 2,
+                endpoints_removed: vec!["web-7".to_owned()],
+                peers_kept: 1,
+                links_replaced: 8,
+                flows_kept: 1498,
+                ..datapath_user::Adoption::default()
+            }),
         },
     }
 }

@@ -17,6 +17,7 @@ const AFTER_HELP: &str = "\
 A configuration:
   socket = \"/run/datapath/agent.sock\"
   state = \"/var/lib/datapath/ipam.redb\"
+  on_stop = \"leave\"    # pods stay connected for the next agent; \"remove\": nothing is left
 
   [datapath]
   bpffs = \"/run/datapath/bpffs\"
@@ -39,8 +40,9 @@ Examples:
   dp-agent --config /etc/datapath/agent.toml
   dpctl status
 
-It listens at the socket only (mode 0600), runs until SIGTERM or SIGINT, and leaves nothing but the
-file of its leases. Exit codes: 0 done, 1 it failed, 2 the command line makes no sense.";
+It listens at the socket only (mode 0600) and runs until SIGTERM or SIGINT. Then, and also when it
+is killed, packets go on, and the next one takes over; with on_stop = \"remove\" it leaves nothing
+but the file of its leases. `dpctl cleanup` removes what a dead one left. Exit codes: 0 done, 1 it failed, 2 the command line makes no sense.";
 
 /// Runs the datapath of a node, the one whose network namespace it is started in.
 #[derive(Debug, Parser)]

@@ -1,5 +1,6 @@
 //! The command line of `dpctl`: one verb, one file.
 
+mod cleanup;
 mod completions;
 mod drops;
 mod endpoint;
@@ -78,6 +79,7 @@ enum Verb {
     Ipam(ipam::Ipam),
     #[command(subcommand)]
     Lab(lab::Lab),
+    Cleanup(cleanup::Cleanup),
     Completions(completions::Completions),
 }
 
@@ -133,6 +135,7 @@ impl Verb {
             Self::Peers(verb) => verb.run(context),
             Self::Ipam(verb) => verb.run(context),
             Self::Lab(verb) => verb.run(context),
+            Self::Cleanup(verb) => verb.run(context),
             Self::Completions(verb) => Ok(verb.run()),
         }
     }

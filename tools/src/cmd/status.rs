@@ -1,6 +1,7 @@
 //! `dpctl status`
 
 use clap::Args;
+use datapath_user::Adoption;
 
 use super::{Context, Outcome};
 use crate::{
@@ -79,7 +80,28 @@ fn rows(status: &api::Status, socket: String) -> Vec<(&'static str, String)> {
         ),
         ("leases", agent.state.display().to_string()),
     ]);
+    if let Some(adopted) = &datapath.adopted {
+        rows.push(("adopted", taken_over(adopted)));
+    }
     rows
+}
+
+/// What an earlier agent left, and what had to be put right.
+fn taken_over(adopted: &Adoption) -> String {
+    let mut parts = vec![format!(
+        "{} endpoints, {} peers, {} flow entries",
+        adopted.endpoints_kept, adopted.peers_kept, adopted.flows_kept
+    )];
+    for (what, names) in [
+        ("endpoints", &adopted.endpoints_removed),
+        ("peers", &adopted.peers_removed),
+        ("interfaces", &adopted.interfaces_removed),
+    ] {
+        if !names.is_empty() {
+            parts.push(format!("{what} gone: {}", list(names)));
+        }
+    }
+    parts.join("; ")
 }
 
 fn occupancy(table: api::TableUse) -> String {
@@ -112,6 +134,7 @@ mod tests {
         peers      1
         pins       /run/datapath/bpffs, ABI version 1
         leases     /var/lib/datapath/ipam.redb
+        adopted    2 endpoints, 1 peers, 1498 flow entries; endpoints gone: web-7
         ");
     }
 }

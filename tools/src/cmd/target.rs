@@ -43,6 +43,21 @@ impl Target {
         }
     }
 
+    /// Returns the node of a lab that is meant; `None` where it is this machine.
+    pub(super) fn node(&self) -> Result<Option<(LabName, &str)>> {
+        match (&self.socket, &self.node, &self.lab) {
+            (None, None, None) => Ok(None),
+            (None, Some(node), lab) => Ok(Some((lab.clone().unwrap_or_default(), node))),
+            (Some(_), ..) => Err(Error::Usage {
+                sentence: "--socket says which agent to ask, and this is done without one: name \
+                           its `bpffs` directory with --bpffs, or a node of a lab with --node n1"
+                    .to_owned(),
+            }),
+            // It says which flag is missing.
+            (None, None, Some(_)) => self.socket().map(|_socket| None),
+        }
+    }
+
     /// Refuses what verbs about labs as a whole have no use for.
     pub(super) fn refuse(&self) -> Result<()> {
         let given = [

@@ -21,7 +21,7 @@ use datapath_user::Tunnel;
 
 use super::{SOCKET, process::Process};
 use crate::{
-    agent::Config,
+    agent::{Config, OnStop},
     api::Client,
     error::{Error, Result},
 };
@@ -254,6 +254,7 @@ fn config(node: &Node, tunnel: Tunnel) -> Config {
     Config {
         socket: directory.join(SOCKET),
         state: directory.join(STATE),
+        on_stop: OnStop::Remove,
         ..Config::new(datapath_user::Config {
             gateways: Family::ALL
                 .map(|family| plan::pod_gateway(number, family))

@@ -25,6 +25,7 @@ use std::{
 
 use datapath_conformance::{
     family::Family,
+    netns::Namespace,
     topology::{Fabric, LabName, Node, Plan, plan},
 };
 use datapath_user::{EndpointSpec, EndpointView, PeerSpec, RemotePod, Tunnel};
@@ -172,6 +173,22 @@ pub fn socket(lab: &LabName, node: &str) -> Result<PathBuf> {
             node: node.to_owned(),
             nodes: list(known.iter().map(|(name, _)| name)),
         })
+}
+
+/// Returns the network namespace of a node, and its directory for BPF pins.
+///
+/// # Errors
+///
+/// [`Error::NoLab`], [`Error::NoNode`] when there is no such lab or node, [`Error::Lab`] when the
+/// namespace cannot be opened.
+pub fn place(lab: &LabName, node: &str) -> Result<(Namespace, PathBuf)> {
+    socket(lab, node)?;
+    let namespace = Namespace::open(&format!("{lab}-{node}"))?;
+    let bpffs = Plan::new(lab.clone())
+        .run_directory()
+        .join("bpf")
+        .join(node);
+    Ok((namespace, bpffs))
 }
 
 /// Lists the directories of a lab's nodes, in the order of their numbers.

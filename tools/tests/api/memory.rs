@@ -73,6 +73,7 @@ impl Node for Memory {
                 endpoints: self.endpoints.lock().unwrap().len(),
                 peers: self.peers.lock().unwrap().len(),
                 bpffs: PathBuf::new(),
+                adopted: None,
             },
         })
     }
