@@ -6,12 +6,14 @@ use crate::abi::addr::Addr;
 use crate::abi::budget::Budget;
 use crate::abi::config::Settings;
 use crate::abi::endpoint::Endpoint;
+use crate::abi::event;
 use crate::abi::flow::{Flow, FlowKey};
 use crate::abi::fragment::{Fragment, FragmentKey};
 use crate::abi::ipcache::IpEntry;
 use crate::abi::metric::Direction;
 use crate::abi::nexthop::{Claim, NextHop};
 use crate::abi::tunnel::{Peer, Uplink};
+use crate::packet::Packet;
 
 /// A map from `K` to `V`.
 ///
@@ -96,6 +98,16 @@ pub trait Env: Settings {
 
     /// Counts a packet under `outcome`, a code of `DropReason` or `Forward`.
     fn count(&self, direction: Direction, outcome: u32, bytes: u32);
+
+    /// Nanoseconds on `CLOCK_MONOTONIC`.
+    fn now_ns(&self) -> u64;
+
+    /// This CPU's counts of events told and not told, by code of the `DropReason`.
+    fn event_windows(&self) -> impl Table<u32, event::Window>;
+
+    /// Tells user space of an event: the head, [`event::Head::captured`] filled in, and the first
+    /// bytes of the packet. Whether there was room for it.
+    fn emit<P: Packet>(&self, pkt: &P, head: &event::Head) -> bool;
 }
 
 /// A question to the routing table.

@@ -5,6 +5,7 @@
 //! Nothing is dropped without a [`DropReason`], which is counted and left in [`Work::reason`].
 
 use crate::abi::config::{Settings, tunnel};
+use crate::abi::event::Hook;
 use crate::abi::flow::{flags, scope};
 use crate::abi::ipcache::kind;
 use crate::abi::mark;
@@ -27,9 +28,10 @@ type Outcome = Result<Verdict, DropReason>;
 /// A frame leaving a pod: tcx ingress of the host's side of its veth.
 #[inline(always)]
 pub fn from_pod<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Verdict {
+    work.begin(Hook::FromPod);
     let bytes = pkt.len();
     let result = leave_pod(env, pkt, work);
-    observe::outcome(env, work, Direction::Egress, bytes, result)
+    observe::outcome(env, pkt, work, Direction::Egress, bytes, result)
 }
 
 #[inline(always)]
@@ -72,9 +74,10 @@ fn go_on<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Outcome {
 /// What the datapath itself sends into a pod does not come by here.
 #[inline(always)]
 pub fn to_pod<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Verdict {
+    work.begin(Hook::ToPod);
     let bytes = pkt.len();
     let result = enter_pod(env, pkt, work);
-    observe::outcome(env, work, Direction::Ingress, bytes, result)
+    observe::outcome(env, pkt, work, Direction::Ingress, bytes, result)
 }
 
 #[inline(always)]
@@ -89,9 +92,10 @@ fn enter_pod<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Outcom
 /// rest is the host's.
 #[inline(always)]
 pub fn from_uplink<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Verdict {
+    work.begin(Hook::FromUplink);
     let bytes = pkt.len();
     let result = enter_node(env, pkt, work);
-    observe::outcome(env, work, Direction::Ingress, bytes, result)
+    observe::outcome(env, pkt, work, Direction::Ingress, bytes, result)
 }
 
 #[inline(always)]
@@ -166,9 +170,10 @@ fn is_tunnel_packet<S: Settings>(settings: &S, hdr: &Headers) -> bool {
 /// packets that the stack forwards are masqueraded.
 #[inline(always)]
 pub fn to_uplink<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Verdict {
+    work.begin(Hook::ToUplink);
     let bytes = pkt.len();
     let result = leave_node(env, pkt, work);
-    observe::outcome(env, work, Direction::Egress, bytes, result)
+    observe::outcome(env, pkt, work, Direction::Egress, bytes, result)
 }
 
 #[inline(always)]
@@ -265,9 +270,10 @@ fn leave_by_stack<E: Env>(env: &E, work: &mut Work) -> Result<(), DropReason> {
 /// of the gateway pair.
 #[inline(always)]
 pub fn from_host<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Verdict {
+    work.begin(Hook::FromHost);
     let bytes = pkt.len();
     let result = leave_host(env, pkt, work);
-    observe::outcome(env, work, Direction::Egress, bytes, result)
+    observe::outcome(env, pkt, work, Direction::Egress, bytes, result)
 }
 
 #[inline(always)]
@@ -282,6 +288,7 @@ fn leave_host<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Outco
 /// to be cut, which do not enter.
 #[inline(always)]
 pub fn to_host<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Verdict {
+    work.begin(Hook::ToHost);
     let bytes = pkt.len();
     let result = if mark::is(pkt.mark(), mark::TO_HOST) {
         pkt.set_mark(mark::with(pkt.mark(), 0));
@@ -291,7 +298,7 @@ pub fn to_host<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Verd
     } else {
         Err(DropReason::NotForwarded)
     };
-    observe::outcome(env, work, Direction::Ingress, bytes, result)
+    observe::outcome(env, pkt, work, Direction::Ingress, bytes, result)
 }
 
 #[inline(always)]

@@ -1,6 +1,7 @@
 //! What is known of the packet at hand.
 
 use crate::abi::addr::Addr;
+use crate::abi::event::{Head, Hook};
 use crate::abi::flow::{Flow, FlowKey};
 use crate::abi::fragment::FragmentKey;
 use crate::abi::nexthop::NextHop;
@@ -50,4 +51,23 @@ pub struct Work {
     pub fragment_key: FragmentKey,
     /// Headers for the tunnel.
     pub underlay: Underlay,
+    /// The hook that the packet is at.
+    pub hook: Hook,
+    /// Whether [`Work::flow`] is the packet's, and holds.
+    pub judged: bool,
+    /// What is told of the packet.
+    pub event: Head,
+}
+
+impl Work {
+    /// Begins with a packet at `hook`: nothing is known of its headers, flow, sender and way, and
+    /// what tells so says so.
+    #[inline(always)]
+    pub fn begin(&mut self, hook: Hook) {
+        self.hook = hook;
+        self.hdr.l3 = 0;
+        self.judged = false;
+        self.origin.flags = 0;
+        self.route.target = 0;
+    }
 }

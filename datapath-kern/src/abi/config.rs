@@ -96,6 +96,10 @@ settings! {
     checksum_v6_flags: u32,
     /// Secret that port search and tunnel entropy are permuted with.
     seed: u32,
+    /// Events told in a second at most, of each drop reason on each CPU; zero: none.
+    events_per_s: u32,
+    /// Zero.
+    reserved_word: u32,
     /// This node's IPv4 gateway address, or none.
     gateway_v4: Addr,
     /// This node's IPv6 gateway address, or none.
@@ -109,7 +113,7 @@ settings! {
     /// One: every uplink passes frames of several segments on uncut, as a veth does.
     uplinks_pass_gso: u16,
 }
-crate::abi!(Config, size = 112, align = 8);
+crate::abi!(Config, size = 120, align = 8);
 
 /// Values of [`Config::tunnel`].
 pub mod tunnel {
@@ -142,6 +146,8 @@ impl Config {
         other_pending_s: 120,
         checksum_v6_flags: 0,
         seed: 0,
+        events_per_s: 100,
+        reserved_word: 0,
         gateway_v4: Addr::NONE,
         gateway_v6: Addr::NONE,
         answers_per_s: 100,

@@ -8,6 +8,7 @@ pub mod addr;
 pub mod budget;
 pub mod config;
 pub mod endpoint;
+pub mod event;
 pub mod flow;
 pub mod fragment;
 pub mod ipcache;

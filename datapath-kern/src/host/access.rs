@@ -21,6 +21,8 @@ pub enum Access {
     Random,
     /// Counter.
     Count,
+    /// Event.
+    Emit,
 }
 
 /// What was done with a table.
@@ -56,6 +58,7 @@ impl fmt::Display for Access {
             Self::Now => f.write_str("now"),
             Self::Random => f.write_str("random"),
             Self::Count => f.write_str("count"),
+            Self::Emit => f.write_str("emit"),
         }
     }
 }

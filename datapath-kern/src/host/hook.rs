@@ -2,50 +2,9 @@
 
 use super::{Buffer, Host};
 use crate::abi::addr::Addr;
+use crate::abi::event::Hook;
 use crate::pipeline;
 use crate::verdict::{Action, DropReason, Verdict};
-
-/// The hooks, by the names of their programs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hook {
-    /// [`pipeline::from_pod`].
-    FromPod,
-    /// [`pipeline::to_pod`].
-    ToPod,
-    /// [`pipeline::from_uplink`].
-    FromUplink,
-    /// [`pipeline::to_uplink`].
-    ToUplink,
-    /// [`pipeline::from_host`].
-    FromHost,
-    /// [`pipeline::to_host`].
-    ToHost,
-}
-
-impl Hook {
-    /// All of them.
-    pub const ALL: [Self; 6] = [
-        Self::FromPod,
-        Self::ToPod,
-        Self::FromUplink,
-        Self::ToUplink,
-        Self::FromHost,
-        Self::ToHost,
-    ];
-
-    /// Name of the program.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::FromPod => "from_pod",
-            Self::ToPod => "to_pod",
-            Self::FromUplink => "from_uplink",
-            Self::ToUplink => "to_uplink",
-            Self::FromHost => "from_host",
-            Self::ToHost => "to_host",
-        }
-    }
-}
 
 /// What became of a packet at a hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -22,6 +22,7 @@ use crate::abi::addr::Addr;
 use crate::abi::budget::{Budget, MAX_BUDGETS};
 use crate::abi::config::{Config, settings_of_field};
 use crate::abi::endpoint::{Endpoint, MAX_ENDPOINTS};
+use crate::abi::event::{Event, FRAME_BYTES, Head, WINDOWS, Window};
 use crate::abi::flow::{Flow, FlowKey};
 use crate::abi::fragment::{Fragment, FragmentKey};
 use crate::abi::ipcache::IpEntry;
@@ -29,15 +30,17 @@ use crate::abi::metric::{Counter, Direction, MAX_METRICS, OUTCOMES, index};
 use crate::abi::nexthop::{CLAIMED, Claim, MAX_NEXT_HOPS, NextHop};
 use crate::abi::tunnel::{MAX_PEERS, Peer, Uplink};
 use crate::env::{Env, Fib, FibQuery, Table};
+use crate::packet::Packet;
 use crate::stage::flow::scramble;
 use crate::work::Work;
 
 pub use self::access::{Access, Op};
 pub use self::buffer::Buffer;
-pub use self::hook::{Hook, Run};
+pub use self::hook::Run;
 pub use self::prefix::{Prefix, Prefixes};
 pub use self::routing::{Routing, Way};
 pub use self::table::{Array, Hash};
+pub use crate::abi::event::Hook;
 
 use self::access::{Log, Logged};
 
@@ -77,6 +80,11 @@ pub struct Host {
     pub ipcache: RefCell<Prefixes<IpEntry>>,
     /// The routing table.
     pub routing: RefCell<Routing>,
+    /// Events told and not told, by code of the reason.
+    pub event_windows: Array<Window>,
+    /// Room for so many events until they are taken.
+    pub event_room: Cell<usize>,
+    events: RefCell<Vec<Event>>,
     counters: RefCell<BTreeMap<u32, Counter>>,
     randomness: Cell<u32>,
     work: RefCell<Work>,
@@ -109,6 +117,9 @@ impl Host {
             uplinks: Hash::new(64),
             ipcache: RefCell::default(),
             routing: RefCell::default(),
+            event_windows: Array::new(WINDOWS),
+            event_room: Cell::new(usize::MAX),
+            events: RefCell::default(),
             counters: RefCell::default(),
             randomness: Cell::new(0),
             work: RefCell::default(),
@@ -125,6 +136,12 @@ impl Host {
     #[must_use]
     pub fn take_accesses(&self) -> Vec<Access> {
         self.log.take()
+    }
+
+    /// The events told since the last call, in order.
+    #[must_use]
+    pub fn take_events(&self) -> Vec<Event> {
+        self.events.take()
     }
 
     /// The counters that moved since the last call, and by how much: direction and code of the
@@ -236,5 +253,35 @@ impl Env for Host {
             counter.packets += 1;
             counter.bytes += u64::from(bytes);
         }
+    }
+
+    fn now_ns(&self) -> u64 {
+        self.log.write(Access::Now);
+        u64::from(self.clock_s.get()) * 1_000_000_000
+    }
+
+    fn event_windows(&self) -> impl Table<u32, Window> {
+        self.logged("event_windows", &self.event_windows)
+    }
+
+    fn emit<P: Packet>(&self, pkt: &P, head: &Head) -> bool {
+        self.log.write(Access::Emit);
+        let mut events = self.events.borrow_mut();
+        if events.len() >= self.event_room.get() {
+            return false;
+        }
+        let mut event = Event {
+            head: *head,
+            frame: [0; FRAME_BYTES],
+        };
+        for (byte, offset) in event.frame.iter_mut().zip(0..) {
+            match pkt.read(offset) {
+                Ok(value) => *byte = value,
+                Err(_) => break,
+            }
+            event.head.captured += 1;
+        }
+        events.push(event);
+        true
     }
 }

@@ -4,14 +4,18 @@ use aya_ebpf::bindings::{
     __sk_buff, BPF_FIB_LKUP_RET_BLACKHOLE, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_PROHIBIT,
     BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LKUP_RET_UNREACHABLE, BPF_NOEXIST,
 };
-use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns};
+use aya_ebpf::helpers::generated::{
+    bpf_fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns,
+    bpf_skb_load_bytes,
+};
 use aya_ebpf::maps::lpm_trie::Key;
-use aya_ebpf::maps::{Array, HashMap, LruHashMap};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
 use datapath_kern::abi::Mac;
 use datapath_kern::abi::addr::Addr;
 use datapath_kern::abi::budget::Budget;
 use datapath_kern::abi::config::Settings;
 use datapath_kern::abi::endpoint::Endpoint;
+use datapath_kern::abi::event::{Event, FRAME_BYTES, Head, Window};
 use datapath_kern::abi::flow::{Flow, FlowKey};
 use datapath_kern::abi::fragment::{Fragment, FragmentKey};
 use datapath_kern::abi::ipcache::IpEntry;
@@ -19,6 +23,7 @@ use datapath_kern::abi::metric::{Direction, index};
 use datapath_kern::abi::nexthop::{Claim, NextHop, kind};
 use datapath_kern::abi::tunnel::{Peer, Uplink};
 use datapath_kern::env::{Env, Fib, FibQuery, InsertError, Table};
+use datapath_kern::packet::Packet;
 
 use super::arguments::{self, FibLookup};
 use super::maps;
@@ -87,32 +92,40 @@ macro_rules! hash_table {
 hash_table!(HashMap);
 hash_table!(LruHashMap);
 
-impl<V: Copy> Table<u32, V> for Map<Array<V>> {
-    #[inline(always)]
-    fn get(&self, key: &u32) -> Option<V> {
-        // SAFETY: elements of an array live as long as the map.
-        self.0.get_ptr(*key).map(|value| unsafe { *value })
-    }
+macro_rules! array_table {
+    ($kind:ident) => {
+        impl<V: Copy> Table<u32, V> for Map<$kind<V>> {
+            #[inline(always)]
+            fn get(&self, key: &u32) -> Option<V> {
+                // SAFETY: elements of an array live as long as the map.
+                self.0.get_ptr(*key).map(|value| unsafe { *value })
+            }
 
-    #[inline(always)]
-    fn update<R>(&self, key: &u32, change: impl FnOnce(&mut V) -> R) -> Option<R> {
-        // SAFETY: as for `get`; other CPUs may write the same value, field by field.
-        self.0
-            .get_ptr_mut(*key)
-            .map(|value| change(unsafe { &mut *value }))
-    }
+            #[inline(always)]
+            fn update<R>(&self, key: &u32, change: impl FnOnce(&mut V) -> R) -> Option<R> {
+                // SAFETY: as for `get`; where the array is not per CPU, others may write the same
+                // value, field by field.
+                self.0
+                    .get_ptr_mut(*key)
+                    .map(|value| change(unsafe { &mut *value }))
+            }
 
-    #[inline(always)]
-    fn insert(&self, _: &u32, _: &V) -> Result<(), InsertError> {
-        // Every element of an array exists.
-        Err(InsertError::Exists)
-    }
+            #[inline(always)]
+            fn insert(&self, _: &u32, _: &V) -> Result<(), InsertError> {
+                // Every element of an array exists.
+                Err(InsertError::Exists)
+            }
 
-    #[inline(always)]
-    fn remove(&self, _: &u32) -> bool {
-        false
-    }
+            #[inline(always)]
+            fn remove(&self, _: &u32) -> bool {
+                false
+            }
+        }
+    };
 }
+
+array_table!(Array);
+array_table!(PerCpuArray);
 
 impl Env for Kernel {
     #[inline(always)]
@@ -204,6 +217,49 @@ impl Env for Kernel {
             cell.bytes = cell.bytes.wrapping_add(u64::from(bytes));
         }
     }
+
+    #[inline(always)]
+    fn now_ns(&self) -> u64 {
+        // SAFETY: a helper without arguments.
+        unsafe { bpf_ktime_get_ns() }
+    }
+
+    #[inline(always)]
+    fn event_windows(&self) -> impl Table<u32, Window> {
+        Map(&maps::EVENT_WINDOWS)
+    }
+
+    #[inline(always)]
+    fn emit<P: Packet>(&self, pkt: &P, head: &Head) -> bool {
+        emit(self.ctx, pkt.len(), head)
+    }
+}
+
+/// Writes an event into the ring buffer, unless that is full.
+#[inline(always)]
+fn emit(ctx: *mut __sk_buff, length: u32, head: &Head) -> bool {
+    const ALL: u32 = FRAME_BYTES as u32;
+    let Some(mut record) = maps::EVENTS.reserve::<Event>(0) else {
+        return false;
+    };
+    let event = record.as_mut_ptr();
+    // SAFETY: the record has room for an event, and is written in place: the stack has no room
+    // for another. The helper is told how much of the frame there is room for.
+    unsafe {
+        let captured = if length < ALL {
+            (&raw mut (*event).frame).write([0; FRAME_BYTES]);
+            length
+        } else {
+            ALL
+        };
+        (&raw mut (*event).head).write(*head);
+        let frame = (&raw mut (*event).frame).cast();
+        // The verifier will have a length that is not zero, as a frame's never is.
+        let copied = captured != 0 && bpf_skb_load_bytes(ctx.cast(), 0, frame, captured) == 0;
+        (&raw mut (*event).head.captured).write(if copied { captured as u16 } else { 0 });
+    }
+    record.submit(0);
+    true
 }
 
 /// What stays in the place of the MTU where the kernel writes none.

@@ -2,11 +2,12 @@
 
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::LpmTrie;
-use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use datapath_kern::abi::addr::Addr;
 use datapath_kern::abi::budget::{Budget, MAX_BUDGETS};
 use datapath_kern::abi::config::Config;
 use datapath_kern::abi::endpoint::{Endpoint, MAX_ENDPOINTS};
+use datapath_kern::abi::event::{RING_BYTES, WINDOWS, Window};
 use datapath_kern::abi::flow::{Flow, FlowKey};
 use datapath_kern::abi::fragment::{Fragment, FragmentKey};
 use datapath_kern::abi::ipcache::IpEntry;
@@ -68,3 +69,11 @@ pub(super) static ARGUMENTS: PerCpuArray<Arguments> = PerCpuArray::with_max_entr
 
 #[map(name = "metrics")]
 pub(super) static METRICS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(MAX_METRICS, 0);
+
+/// What is told of single packets.
+#[map(name = "events")]
+pub(super) static EVENTS: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
+
+/// How many events were told and not told.
+#[map(name = "event_windows")]
+pub(super) static EVENT_WINDOWS: PerCpuArray<Window> = PerCpuArray::with_max_entries(WINDOWS, 0);

@@ -63,7 +63,7 @@ pub fn refusal<E: Env, P: Packet>(
     }
     speaker(env, work).ok_or(reason)?;
     let (direction, bytes) = (work.arrival.direction, work.hdr.length);
-    observe::dropped(env, work, direction, bytes, reason);
+    observe::dropped(env, pkt, work, direction, bytes, reason);
     write(pkt, work, complaint)?;
     send_back(env, pkt, work)
 }

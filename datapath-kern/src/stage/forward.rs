@@ -24,6 +24,7 @@ pub fn apply<E: Env, P: Packet>(
     pkt: &mut P,
     work: &mut Work,
 ) -> Result<Verdict, DropReason> {
+    work.judged = true;
     if work.flow.verdict != verdict::ALLOW {
         return Err(DropReason::PolicyDenied);
     }
@@ -139,7 +140,8 @@ fn to_host<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &Work) -> Result<Verdi
 ///
 /// As [`apply`].
 #[inline(always)]
-pub fn in_place<P: Packet>(pkt: &mut P, work: &Work) -> Result<Verdict, DropReason> {
+pub fn in_place<P: Packet>(pkt: &mut P, work: &mut Work) -> Result<Verdict, DropReason> {
+    work.judged = true;
     if work.flow.verdict != verdict::ALLOW {
         return Err(DropReason::PolicyDenied);
     }

@@ -79,6 +79,11 @@ pub struct Origin {
     pub flags: u16,
 }
 
+impl Origin {
+    /// `flags` of a sender that is not who the packet says.
+    pub const REFUSED: u16 = 0x8000;
+}
+
 /// The pod behind the interface.
 ///
 /// # Errors
@@ -243,6 +248,7 @@ pub fn generation<E: Env>(env: &E, end: End) -> Option<u32> {
 /// Every reason for which a packet cannot be whose it says it is.
 #[inline(never)]
 pub fn establish<E: Env>(env: &E, work: &mut Work) -> Result<(), DropReason> {
+    work.origin.flags = Origin::REFUSED;
     let Work { hdr, arrival, .. } = work;
     work.origin = match arrival.by {
         flags::ARRIVAL_POD => pod(env, hdr, arrival)?,

@@ -9,6 +9,7 @@ pub(crate) mod sent;
 pub(crate) mod tunnel;
 
 use datapath_kern::abi::addr::Addr;
+use datapath_kern::abi::event::{Event, FRAME_BYTES, Head, Window, kind};
 use datapath_kern::abi::flow::{Flow, FlowKey, scope};
 use datapath_kern::abi::metric::{Direction, FORWARDS};
 use datapath_kern::env::Table;
@@ -29,6 +30,8 @@ pub(crate) struct Out {
     pub(crate) gateway: Addr,
     /// The one counter that moved: "egress to-overlay", or nothing.
     pub(crate) counted: String,
+    /// What was told of it.
+    pub(crate) event: Option<Event>,
 }
 
 /// Runs a frame through a hook.
@@ -37,9 +40,12 @@ pub(crate) fn run(host: &Host, hook: Hook, interface: u32, bytes: &[u8]) -> Out 
 }
 
 /// Runs a frame with a mark through a hook, and checks what holds for every frame: a drop has a
-/// reason and is counted once under it; nothing else is counted as a drop or more than once.
+/// reason, is counted once under it and told in one event; nothing else is counted as a drop, told
+/// or counted more than once.
 pub(crate) fn run_marked(host: &Host, hook: Hook, interface: u32, bytes: &[u8], mark: u32) -> Out {
     drop(host.take_counters());
+    drop(host.take_events());
+    forget_events(host);
     let mut packet = Buffer {
         mark,
         ..Buffer::new(interface, bytes.to_vec())
@@ -74,8 +80,16 @@ pub(crate) fn run_marked(host: &Host, hook: Hook, interface: u32, bytes: &[u8], 
     if !dropped && run.reason.is_some() {
         assert!(counted.ends_with(Forward::Answered.label()), "{counted}");
     }
+    let events = host.take_events();
+    let refused = usize::from(run.reason.is_some());
+    assert_eq!(events.len(), refused, "{hook:?}: {events:?}");
+    // The packet becomes the answer where there is one.
+    for event in events.iter().filter(|_| dropped) {
+        check_event(host, hook, &packet, run.reason, event);
+    }
     let Buffer { bytes, mark, .. } = packet;
     Out {
+        event: events.first().copied(),
         verdict: run.verdict,
         reason: run.reason,
         bytes,
@@ -83,6 +97,36 @@ pub(crate) fn run_marked(host: &Host, hook: Hook, interface: u32, bytes: &[u8], 
         gateway: run.gateway,
         counted,
     }
+}
+
+/// Has every reason begin a new second: no event is suppressed.
+fn forget_events(host: &Host) {
+    for reason in DropReason::ALL {
+        host.event_windows
+            .update(&reason.code(), |window| *window = Window::default());
+    }
+}
+
+/// What every event of a drop says, whatever the reason.
+fn check_event(host: &Host, hook: Hook, packet: &Buffer, reason: Option<DropReason>, told: &Event) {
+    let Head {
+        time_ns,
+        kind,
+        outcome,
+        interface,
+        length,
+        captured,
+        ..
+    } = told.head;
+    let seconds = u64::from(host.clock_s.get());
+    assert_eq!((time_ns, kind), (seconds * 1_000_000_000, kind::DROP));
+    assert_eq!(reason.map(DropReason::code), Some(outcome.into()));
+    assert_eq!(Hook::from_number(told.head.hook), Some(hook));
+    assert_eq!(interface, packet.interface);
+    assert_eq!(length as usize, packet.bytes.len());
+    let frame = &packet.bytes[..packet.bytes.len().min(FRAME_BYTES)];
+    assert_eq!(&told.frame[..usize::from(captured)], frame);
+    assert!(told.frame[frame.len()..].iter().all(|byte| *byte == 0));
 }
 
 impl Out {
