@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use datapath_kern::abi::config::Config as Defaults;
+use datapath_kern::abi::event::RING_BYTES;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -66,6 +67,13 @@ pub struct Config {
     /// How long flows live between two packets.
     #[serde(default)]
     pub timeouts: Timeouts,
+    /// Events told in a second at most, of each drop reason on each CPU; the others are counted.
+    /// Zero: none.
+    #[serde(default = "events_per_s")]
+    pub events_per_s: u32,
+    /// Room for events that nobody has read yet, bytes. A power of two; an event takes 176.
+    #[serde(default = "event_ring_bytes")]
+    pub event_ring_bytes: u32,
 }
 
 const fn yes() -> bool {
@@ -78,6 +86,14 @@ const fn max_flows() -> u32 {
 
 const fn max_pending() -> u32 {
     32_768
+}
+
+const fn events_per_s() -> u32 {
+    Defaults::DEFAULT.events_per_s
+}
+
+const fn event_ring_bytes() -> u32 {
+    RING_BYTES
 }
 
 /// How pods of other nodes are reached.
@@ -173,6 +189,9 @@ impl Default for Timeouts {
 /// Sizes that a flow table may have, entries.
 const TABLE_SIZES: std::ops::RangeInclusive<u32> = 1024..=16_777_216;
 
+/// Sizes that the ring buffer of events may have, bytes: whole pages, also where those are large.
+const RING_SIZES: std::ops::RangeInclusive<u32> = 65_536..=1 << 30;
+
 impl Config {
     /// Settings for a node with these uplinks, everything else by default: no pods yet.
     pub fn new<I, S>(bpffs: impl Into<PathBuf>, uplinks: I) -> Self
@@ -194,6 +213,8 @@ impl Config {
             max_pending: max_pending(),
             nat_ports: PortRange::default(),
             timeouts: Timeouts::default(),
+            events_per_s: events_per_s(),
+            event_ring_bytes: event_ring_bytes(),
         }
     }
 
@@ -260,6 +281,11 @@ impl Config {
                 let rule = "must be a power of two from 1024 to 16777216";
                 return wrong(field, size.to_string(), rule);
             }
+        }
+        let ring = self.event_ring_bytes;
+        if !ring.is_power_of_two() || !RING_SIZES.contains(&ring) {
+            let rule = "must be a power of two from 65536 to 1073741824";
+            return wrong("event_ring_bytes", ring.to_string(), rule);
         }
         let PortRange { first, last } = self.nat_ports;
         if first == 0 || first > last {
@@ -349,6 +375,13 @@ mod tests {
                 "max_pending",
                 Config {
                     max_pending: 0,
+                    ..good()
+                },
+            ),
+            (
+                "event_ring_bytes",
+                Config {
+                    event_ring_bytes: 1000,
                     ..good()
                 },
             ),

@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use datapath_kern::abi;
 use datapath_kern::abi::flow::{End, Flow};
@@ -11,6 +12,7 @@ use crate::adoption::Adoption;
 use crate::config::Config;
 use crate::endpoint::{EndpointSpec, EndpointView};
 use crate::error::Error;
+use crate::events::{self, Events, Reader, UntoldView};
 use crate::flows::{self, FlowView, SweepReport};
 use crate::metrics::{self, MetricView};
 use crate::naming;
@@ -35,8 +37,10 @@ use crate::uplink;
 /// - [`cleanup`](crate::cleanup) removes what was left, without a configuration.
 pub struct Datapath {
     /// `None` once closed.
-    node: Mutex<Option<Node>>,
+    node: Arc<Mutex<Option<Node>>>,
     config: Config,
+    /// Whether there is a reader of events.
+    read: Arc<AtomicBool>,
 }
 
 impl std::fmt::Debug for Datapath {
@@ -67,8 +71,9 @@ impl Datapath {
         config.validate()?;
         let node = Node::open(&config)?;
         Ok(Self {
-            node: Mutex::new(Some(node)),
+            node: Arc::new(Mutex::new(Some(node))),
             config,
+            read: Arc::default(),
         })
     }
 
@@ -200,6 +205,27 @@ impl Datapath {
         self.with(|node| metrics::read(&node.maps))
     }
 
+    /// Returns a reader of the events. There is one at a time; what came while there was none is
+    /// there for the next, as far as there was room.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::EventsTaken`] while there is another, [`Error::Map`].
+    pub fn events(&self) -> Result<Events, Error> {
+        let only = Reader::take(&self.read)?;
+        let directory = self.with(|node| Ok(node.map_pins()))?;
+        Events::open(&directory, Arc::clone(&self.node), only)
+    }
+
+    /// Counts of events that were not told, by drop reason, where they are not zero.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Map`].
+    pub fn untold_events(&self) -> Result<Vec<UntoldView>, Error> {
+        self.with(|node| events::untold(&node.maps))
+    }
+
     /// The datapath at a glance.
     ///
     /// # Errors
@@ -274,7 +300,7 @@ impl Drop for Datapath {
 
 impl Node {
     /// The name of one end of a flow.
-    fn name_of(&self, raw: u16) -> String {
+    pub(crate) fn name_of(&self, raw: u16) -> String {
         let end = End::from_raw(raw);
         let found = match (end.is_remote(), end.slot()) {
             (false, 0) => return "host".into(),

@@ -262,6 +262,12 @@ pub enum Error {
         /// How many there may be.
         max: u32,
     },
+    /// The ring buffer of events has one reader.
+    #[error(
+        "events are being read already, and two readers would take them from each other: drop the \
+         first, or hand on what it reads"
+    )]
+    EventsTaken,
     /// Teardown went on to the end, and this is what it could not do.
     #[error("teardown left {} things undone:{}", .0.len(), list(.0))]
     Teardown(Vec<Self>),
@@ -320,6 +326,7 @@ fn remedy(pin: &Path, what: &str, found: u32) -> String {
     let directory = pin.ancestors().nth(2).unwrap_or(pin).display();
     let setting = match name.as_ref() {
         "flows" => "max_flows",
+        "events" => "event_ring_bytes",
         "pending" => "max_pending",
         _ => "",
     };

@@ -211,7 +211,8 @@ fn way(target: u16) -> String {
     word.to_owned()
 }
 
-fn protocol(number: u8) -> String {
+/// The word for an IP protocol in every output.
+pub(crate) fn protocol(number: u8) -> String {
     use datapath_kern::wire::ip::protocol;
     match number {
         protocol::ICMP => "icmp".into(),

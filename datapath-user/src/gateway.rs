@@ -18,7 +18,7 @@ use crate::settle;
 /// This node's side.
 pub(crate) const HOST: &str = "dp_host";
 /// The far side.
-const NET: &str = "dp_net";
+pub(crate) const NET: &str = "dp_net";
 
 /// The pair, up.
 #[derive(Debug)]

@@ -117,6 +117,7 @@ fn check_maps(directory: &Path, config: &Config) -> Result<(), Error> {
             .map_err(Error::map("look at the pinned", name))?;
         let entries = match name {
             "flows" => config.max_flows,
+            "events" => config.event_ring_bytes,
             "pending" => config.max_pending,
             _ => wanted.max_entries(),
         };

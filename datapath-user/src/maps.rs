@@ -7,6 +7,7 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use datapath_kern::abi::addr::Addr;
 use datapath_kern::abi::endpoint::Endpoint;
+use datapath_kern::abi::event::Window;
 use datapath_kern::abi::flow::{Flow, FlowKey};
 use datapath_kern::abi::ipcache::IpEntry;
 use datapath_kern::abi::metric::Counter;
@@ -15,6 +16,7 @@ use datapath_kern::abi::tunnel::{Peer, Uplink};
 use ipnet::IpNet;
 
 use crate::error::Error;
+use crate::events::RING;
 
 /// A flow table.
 pub(crate) type FlowTable = HashMap<MapData, FlowKey, Flow>;
@@ -31,10 +33,11 @@ pub(crate) struct Maps {
     pub(crate) uplinks: HashMap<MapData, u32, Uplink>,
     pub(crate) ipcache: LpmTrie<MapData, Addr, IpEntry>,
     pub(crate) metrics: PerCpuArray<MapData, Counter>,
+    pub(crate) event_windows: PerCpuArray<MapData, Window>,
 }
 
 /// The maps that are pinned, and outlive the process.
-pub(crate) const PINNED: [&str; 13] = [
+pub(crate) const PINNED: [&str; 15] = [
     "flows",
     "pending",
     "endpoints",
@@ -45,6 +48,9 @@ pub(crate) const PINNED: [&str; 13] = [
     "uplinks",
     "ipcache",
     "metrics",
+    "event_windows",
+    // Opened for each reader anew.
+    RING,
     // The programs' own business, but what one load began another one ends.
     "claims",
     "fragments",
@@ -65,6 +71,7 @@ impl Maps {
             uplinks: pinned(directory, "uplinks")?,
             ipcache: pinned(directory, "ipcache")?,
             metrics: pinned(directory, "metrics")?,
+            event_windows: pinned(directory, "event_windows")?,
         })
     }
 

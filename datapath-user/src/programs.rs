@@ -17,6 +17,7 @@ use crate::bpffs::{Pins, names};
 use crate::config::Config;
 use crate::error::Error;
 use crate::maps::PINNED;
+use crate::events::RING;
 use crate::object::{OBJECT, PROGRAMS};
 
 /// Lines of a verifier log that are shown: its end has the reason.
@@ -81,7 +82,8 @@ impl Programs {
             .verifier_log_level(VerifierLogLevel::STATS)
             .override_global("CONFIG", settings, true)
             .map_max_entries("flows", config.max_flows)
-            .map_max_entries("pending", config.max_pending);
+            .map_max_entries("pending", config.max_pending)
+            .map_max_entries(RING, config.event_ring_bytes);
         for name in PINNED {
             loader.map_pin_path(name, pins.maps().join(name));
         }

@@ -110,6 +110,14 @@ pub struct Window {
 }
 crate::abi!(Window, size = 24, align = 8);
 
+impl Event {
+    /// Reads a record; none where it is too short for one.
+    #[must_use]
+    pub fn from_bytes(record: &[u8]) -> Option<Self> {
+        Self::read_from_prefix(record).ok().map(|(event, _)| event)
+    }
+}
+
 impl Window {
     /// Whether another event may be told in the second `now_s` of at most `limit`; counts it as
     /// told or as suppressed.

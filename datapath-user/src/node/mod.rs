@@ -8,6 +8,7 @@ mod recover;
 mod settings;
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use aya::programs::TcAttachType;
 use datapath_kern::abi::addr::Addr;
@@ -266,6 +267,11 @@ impl Node {
             .delete_link(wire.host_index)
             .map(drop)
             .map_err(Error::network(&wire.host_interface))
+    }
+
+    /// Where the maps are pinned.
+    pub(crate) fn map_pins(&self) -> PathBuf {
+        self.pins.maps()
     }
 
     fn next_generation(&mut self) -> Result<u32, Error> {

@@ -26,6 +26,7 @@ pub(super) fn of(config: &Config, kernel: &Kernel, gateway: &Gateway, seed: u32)
         other_pending_s: config.timeouts.other_pending_s,
         checksum_v6_flags: kernel.checksum_v6_flags(),
         seed,
+        events_per_s: config.events_per_s,
         gateway_v4: address_or_none(config.gateway(true)),
         gateway_v6: address_or_none(config.gateway(false)),
         gateway_mac: gateway.mac,
