@@ -2,9 +2,8 @@
 //! (draft-ietf-opsawg-pcapng), to be read with `tshark -r` or Wireshark.
 
 use std::{
-    borrow::Cow,
     fs::{self, File},
-    io::{BufWriter, Write},
+    io::BufWriter,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -14,24 +13,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use datapath_tunnel::netlink::{Link, Netlink};
-use pcap_file::{
-    DataLink, Endianness, PcapError,
-    pcapng::{
-        PcapNgWriter,
-        blocks::{
-            enhanced_packet::{EnhancedPacketBlock, EnhancedPacketOption},
-            interface_description::{InterfaceDescriptionBlock, InterfaceDescriptionOption},
-            section_header::{SectionHeaderBlock, SectionHeaderOption},
-        },
-    },
-};
-
 use crate::{
     error::{Error, Result},
-    frame::{Direction, Frame, FrameSocket},
+    frame::{Frame, FrameSocket},
     netns::Namespace,
+    pcapng::{Packet, PcapError, PcapNg},
 };
+use datapath_tunnel::netlink::{Link, Netlink};
 
 /// How often a capture without frames looks whether it is to stop.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -146,7 +134,7 @@ impl Drop for Capture {
 /// A pcapng file being written.
 struct CaptureFile {
     path: PathBuf,
-    writer: PcapNgWriter<BufWriter<File>>,
+    writer: PcapNg<BufWriter<File>>,
     netlink: Netlink,
     namespace: String,
     /// The interfaces that the file describes so far, by their number in the namespace; the
@@ -165,21 +153,12 @@ impl CaptureFile {
         netlink: Netlink,
         links: &[Link],
     ) -> Result<Self> {
-        let application = concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION"));
-        let section = SectionHeaderBlock {
-            endianness: Endianness::native(),
-            options: vec![
-                SectionHeaderOption::Comment(Cow::Owned(comment.to_owned())),
-                SectionHeaderOption::UserApplication(Cow::Borrowed(application)),
-            ],
-            ..SectionHeaderBlock::default()
-        };
         let refused = |source| Error::CaptureFile {
             path: path.to_owned(),
             source,
         };
         let file = File::create(path).map_err(|error| refused(PcapError::IoError(error)))?;
-        let writer = PcapNgWriter::with_section_header(BufWriter::new(file), section);
+        let writer = PcapNg::new(BufWriter::new(file), comment);
         let mut this = Self {
             path: path.to_owned(),
             writer: writer.map_err(refused)?,
@@ -204,7 +183,7 @@ impl CaptureFile {
             let next = next.map_err(Error::os("receive frames in", &self.namespace))?;
             let written = match &next {
                 Some(frame) => self.add(frame),
-                None => self.flush(),
+                None => self.writer.flush(),
             };
             written.map_err(|source| Error::CaptureFile {
                 path: self.path.clone(),
@@ -235,17 +214,13 @@ impl CaptureFile {
                 self.describe(frame.interface, &name)?
             }
         };
-        // Bits 0 and 1 of the flags are the direction.
-        let flags = match frame.direction {
-            Direction::In => 1,
-            Direction::Out => 2,
-        };
-        self.writer.write_pcapng_block(EnhancedPacketBlock {
-            interface_id: u32::try_from(id).unwrap_or(u32::MAX),
-            timestamp: frame.timestamp,
-            original_len: u32::try_from(frame.original_len).unwrap_or(u32::MAX),
-            data: Cow::Borrowed(&frame.bytes),
-            options: vec![EnhancedPacketOption::Flags(flags)],
+        self.writer.add(&Packet {
+            interface: u32::try_from(id).unwrap_or(u32::MAX),
+            time: frame.timestamp,
+            bytes: &frame.bytes,
+            original_len: frame.original_len,
+            direction: Some(frame.direction),
+            comment: None,
         })?;
         self.frames += 1;
         Ok(())
@@ -253,23 +228,9 @@ impl CaptureFile {
 
     /// Adds an interface to the file; returns its number there.
     fn describe(&mut self, index: u32, name: &str) -> Result<usize, PcapError> {
-        /// Timestamps are multiples of 10^-9 seconds.
-        const NANOSECONDS: u8 = 9;
         let named = format!("{name} in {}", self.namespace);
-        self.writer.write_pcapng_block(InterfaceDescriptionBlock {
-            linktype: DataLink::ETHERNET,
-            snaplen: 0,
-            options: vec![
-                InterfaceDescriptionOption::IfName(Cow::Borrowed(name)),
-                InterfaceDescriptionOption::IfDescription(Cow::Borrowed(&named)),
-                InterfaceDescriptionOption::IfTsResol(NANOSECONDS),
-            ],
-        })?;
+        self.writer.describe(name, &named)?;
         self.described.push(index);
         Ok(self.described.len() - 1)
-    }
-
-    fn flush(&mut self) -> Result<(), PcapError> {
-        self.writer.get_mut().flush().map_err(PcapError::IoError)
     }
 }

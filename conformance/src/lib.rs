@@ -36,6 +36,7 @@ pub mod frame;
 pub mod netns;
 pub mod offload;
 pub mod paths;
+pub mod pcapng;
 pub mod probe;
 mod program;
 pub mod report;

@@ -68,7 +68,7 @@ pub use config::{Config, IdentityFrom, PortRange, Timeouts, Tunnel};
 pub use datapath::Datapath;
 pub use endpoint::{EndpointSpec, EndpointView};
 pub use error::Error;
-pub use events::{EndKind, EventEnd, EventView, Events, TunnelView, UntoldView};
+pub use events::{EndKind, EventEnd, EventView, Events, TunnelView, UntoldView, drop_reasons};
 pub use flows::{FlowView, NatView, SweepReport};
 pub use metrics::MetricView;
 pub use object::{OBJECT, PROGRAMS};

@@ -84,6 +84,12 @@ pub enum Error {
         /// How long it was waited for.
         patience: Duration,
     },
+    /// The agent ended while it was listened to.
+    #[error("the agent at {} has stopped, and its stream of events with it", socket.display())]
+    Ended {
+        /// The socket.
+        socket: PathBuf,
+    },
     /// The conversation with the agent broke off.
     #[error("{request} at {}", socket.display())]
     Conversation {

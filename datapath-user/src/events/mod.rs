@@ -87,6 +87,19 @@ impl Events {
         found.iter().map(view).collect()
     }
 
+    /// Counts of events that were not told, as
+    /// [`Datapath::untold_events`](crate::Datapath::untold_events) has them; none once the
+    /// datapath is closed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Map`].
+    pub fn untold(&self) -> Result<Vec<UntoldView>, Error> {
+        let node = self.node.lock().unwrap_or_else(PoisonError::into_inner);
+        node.as_ref()
+            .map_or_else(|| Ok(Vec::new()), |node| untold(&node.maps))
+    }
+
     /// Waits until there are events, for `patience` at most; without one, for as long as it takes.
     /// Whether there are some. A signal ends the wait.
     ///
@@ -134,6 +147,11 @@ impl Drop for Reader {
     fn drop(&mut self) {
         self.0.store(false, Ordering::Relaxed);
     }
+}
+
+/// The drop reasons, in the words of every output.
+pub fn drop_reasons() -> impl Iterator<Item = &'static str> {
+    DropReason::ALL.iter().map(|reason| reason.label())
 }
 
 /// How many events of a drop reason were not told, since the datapath was made.

@@ -1,6 +1,7 @@
 //! The reference node agent: one node's datapath behind the [API](crate::api).
 
 mod config;
+mod events;
 mod node;
 
 use std::{

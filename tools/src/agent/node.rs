@@ -4,18 +4,21 @@ use std::{
     fs,
     os::unix::fs::DirBuilderExt,
     process,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
 use datapath_ipam::{Families, Ipam, IpamError, Lease, Options, Owner, PoolSpec};
 use datapath_user::{Datapath, Error as DatapathError};
 
-use super::config::{Config, check_endpoint};
+use super::{
+    config::{Config, check_endpoint},
+    events::Reading,
+};
 use crate::{
     api::{
-        Addresses, Agent, EndpointSpec, EndpointView, Failure, FlowView, Kind, MetricView, Node,
-        PeerSpec, PeerView, Status,
+        Addresses, Agent, EndpointSpec, EndpointView, Failure, Feed, FlowView, Kind, MetricView,
+        Node, PeerSpec, PeerView, Status, UntoldView,
     },
     error::{Error, Result},
 };
@@ -33,6 +36,8 @@ pub struct LocalNode {
     /// Held while an endpoint comes or goes: leases and endpoints change together.
     changes: Mutex<()>,
     started: Instant,
+    feed: Arc<Feed>,
+    reading: Reading,
 }
 
 impl LocalNode {
@@ -50,9 +55,13 @@ impl LocalNode {
     pub fn open(config: &Config) -> Result<Self> {
         let ipam = open_ipam(config)?;
         let datapath = Datapath::open(config.datapath.clone())?;
+        let feed = Arc::<Feed>::default();
+        let reading = Reading::start(datapath.events()?, Arc::clone(&feed))?;
         let node = Self {
             datapath,
             ipam,
+            feed,
+            reading,
             changes: Mutex::new(()),
             started: Instant::now(),
         };
@@ -78,6 +87,7 @@ impl LocalNode {
     ///
     /// [`Error::Datapath`] with what could not be removed.
     pub fn close(self) -> Result<()> {
+        drop(self.reading);
         Ok(self.datapath.close()?)
     }
 
@@ -268,6 +278,14 @@ impl Node for LocalNode {
 
     fn metrics(&self) -> Result<Vec<MetricView>, Failure> {
         Ok(self.datapath.metrics()?)
+    }
+
+    fn feed(&self) -> &Feed {
+        &self.feed
+    }
+
+    fn untold_events(&self) -> Result<Vec<UntoldView>, Failure> {
+        Ok(self.datapath.untold_events()?)
     }
 
     fn peers(&self) -> Result<Vec<PeerView>, Failure> {

@@ -13,8 +13,8 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::{net::UnixStream, runtime, time};
 
 use super::{
-    Addresses, EndpointSpec, EndpointView, Failure, FlowView, Kind, MetricView, PeerSpec, PeerView,
-    Status,
+    Addresses, EndpointSpec, EndpointView, EventQuery, EventStream, Failure, FlowView, Kind,
+    MetricView, PeerSpec, PeerView, Status, UntoldView,
 };
 use crate::error::{Error, Result};
 
@@ -57,6 +57,11 @@ impl Client {
     #[must_use]
     pub fn socket(&self) -> &Path {
         &self.socket
+    }
+
+    /// How long an answer may take.
+    pub(super) fn patience(&self) -> Duration {
+        self.patience
     }
 
     /// Asks whether the agent is ready.
@@ -122,6 +127,26 @@ impl Client {
     /// As [`Client::health`].
     pub fn metrics(&self) -> Result<Vec<MetricView>> {
         self.get("/v1/metrics")
+    }
+
+    /// Begins a stream of events.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::health`].
+    pub fn events(&self, query: &EventQuery) -> Result<EventStream> {
+        let broken = |source| self.broken(&Method::GET, "/v1/events", source);
+        let query = serde_urlencoded::to_string(query).map_err(broken)?;
+        EventStream::open(self, &format!("/v1/events?{query}"))
+    }
+
+    /// Returns how many events were not told, by drop reason.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::health`].
+    pub fn untold_events(&self) -> Result<Vec<UntoldView>> {
+        self.get("/v1/events/untold")
     }
 
     /// Returns the peers.
@@ -238,7 +263,7 @@ impl Client {
         }
     }
 
-    fn broken<E>(&self, method: &Method, path: &str, source: E) -> Error
+    pub(super) fn broken<E>(&self, method: &Method, path: &str, source: E) -> Error
     where
         E: std::error::Error + Send + Sync + 'static,
     {
@@ -257,7 +282,7 @@ fn read<T: DeserializeOwned>(method: &Method, path: &str, body: &[u8]) -> Result
     })
 }
 
-fn refusal(status: StatusCode, body: &[u8]) -> Failure {
+pub(super) fn refusal(status: StatusCode, body: &[u8]) -> Failure {
     let failure = serde_json::from_slice(body).unwrap_or_else(|_not_ours| {
         let text = String::from_utf8_lossy(body);
         Failure::of(Kind::default(), format!("{status}: {}", text.trim()))

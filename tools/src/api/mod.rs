@@ -8,6 +8,8 @@
 //! | `DELETE /v1/endpoints/{id}` | | 204 |
 //! | `GET /v1/flows` | | list of [`FlowView`] |
 //! | `GET /v1/metrics` | | list of [`MetricView`] |
+//! | `GET /v1/events` | | [`Item`]s, a line each, as they come: see [`EventQuery`] for what follows `?` |
+//! | `GET /v1/events/untold` | | list of [`UntoldView`] |
 //! | `GET /v1/peers` | | list of [`PeerView`] |
 //! | `PUT /v1/peers` | [`PeerSpec`] | [`PeerView`] |
 //! | `DELETE /v1/peers/{name}` | | 204 |
@@ -19,21 +21,26 @@
 
 mod client;
 mod failure;
+mod feed;
 mod openmetrics;
 #[cfg(test)]
 pub(crate) mod sample;
 mod server;
 mod socket;
+mod stream;
 mod view;
 
 pub use client::Client;
 pub use failure::{Failure, Kind};
+pub use feed::{EventQuery, Feed, Item, KEPT, QUEUE, Subscription, Untold, Why};
 pub use server::{router, serve};
 pub use socket::{DEFAULT_SOCKET, Socket};
+pub use stream::EventStream;
 pub use view::{Addresses, Agent, Status};
 
 pub use datapath_user::{
-    EndpointSpec, EndpointView, FlowView, MetricView, PeerSpec, PeerView, RemotePod, TableUse,
+    EndKind, EndpointSpec, EndpointView, EventEnd, EventView, FlowView, MetricView, PeerSpec,
+    PeerView, RemotePod, TableUse, TunnelView, UntoldView,
 };
 
 /// What the API is about: a node with a datapath.
@@ -82,6 +89,16 @@ pub trait Node: Send + Sync + 'static {
     ///
     /// [`Kind::Internal`] when maps cannot be read.
     fn metrics(&self) -> Result<Vec<MetricView>, Failure>;
+
+    /// Returns the stream of events.
+    fn feed(&self) -> &Feed;
+
+    /// Returns how many events were not told, by drop reason.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Internal`] when maps cannot be read.
+    fn untold_events(&self) -> Result<Vec<UntoldView>, Failure>;
 
     /// Returns the peers.
     ///

@@ -26,6 +26,11 @@ struct Drop {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Untold {
+    reason: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Table {
     table: &'static str,
 }
@@ -43,6 +48,7 @@ struct Addresses {
 pub(super) fn render(node: &dyn Node) -> Result<String, Failure> {
     let mut registry = Registry::with_prefix("datapath");
     packets(&mut registry, node)?;
+    events(&mut registry, node)?;
     tables(&mut registry, node)?;
     addresses(&mut registry, node)?;
     let mut text = String::new();
@@ -92,6 +98,29 @@ fn packets(registry: &mut Registry, node: &dyn Node) -> Result<(), Failure> {
         drop_packets,
     );
     registry.register("drop_bytes", "Bytes that were dropped, by why", drop_bytes);
+    Ok(())
+}
+
+fn events(registry: &mut Registry, node: &dyn Node) -> Result<(), Failure> {
+    let suppressed = Family::<Untold, Counter>::default();
+    let lost = Family::<Untold, Counter>::default();
+    for untold in node.untold_events()? {
+        let labels = Untold {
+            reason: untold.reason,
+        };
+        suppressed.get_or_create(&labels).inc_by(untold.suppressed);
+        lost.get_or_create(&labels).inc_by(untold.lost);
+    }
+    registry.register(
+        "events_suppressed",
+        "Drops not told as events, for there were too many in a second",
+        suppressed,
+    );
+    registry.register(
+        "events_lost",
+        "Drops not told as events, for the ring buffer was full",
+        lost,
+    );
     Ok(())
 }
 

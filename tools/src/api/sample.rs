@@ -174,6 +174,47 @@ pub(crate) fn metrics() -> Vec<MetricView> {
     ]
 }
 
+/// A segment from a pod to the world that policy denies.
+pub(crate) fn event() -> EventView {
+    let frame: Vec<u8> = (0..74).collect();
+    EventView {
+        time: "2026-11-21T06:30:00.123456789Z".parse().unwrap(),
+        kind: "drop".to_owned(),
+        verdict: "DROPPED".to_owned(),
+        reason: "Policy denied".to_owned(),
+        direction: "egress".to_owned(),
+        hook: "from_pod".to_owned(),
+        interface: "dp0123456789a".to_owned(),
+        interface_index: 7,
+        endpoint: Some("web-0".to_owned()),
+        source: EventEnd {
+            kind: Some(EndKind::Endpoint),
+            name: Some("web-0".to_owned()),
+            identity: Some(1001),
+            address: Some(ip("10.244.1.2")),
+            port: Some(40_000),
+            mac: Some("02:11:22:33:44:55".to_owned()),
+            claimed: false,
+        },
+        destination: EventEnd {
+            kind: Some(EndKind::World),
+            name: Some("world".to_owned()),
+            identity: Some(2),
+            address: Some(ip("198.51.100.10")),
+            port: Some(80),
+            mac: Some("02:00:00:00:00:01".to_owned()),
+            claimed: false,
+        },
+        protocol: "tcp".to_owned(),
+        tcp_flags: "SYN".to_owned(),
+        summary: "TCP Flags: SYN".to_owned(),
+        tagged: false,
+        tunnel: None,
+        length_bytes: 1514,
+        frame,
+    }
+}
+
 pub(crate) fn addresses() -> Addresses {
     let usage = |range: &str, capacity: u128| PoolUsage {
         pool: "default".to_owned(),

@@ -6,8 +6,9 @@ use axum::{
     Json, Router,
     body::Bytes,
     extract::{
-        ConnectInfo, DefaultBodyLimit, Path, Request, State, connect_info::Connected,
-        rejection::BytesRejection,
+        ConnectInfo, DefaultBodyLimit, Path, Query, Request, State,
+        connect_info::Connected,
+        rejection::{BytesRejection, QueryRejection},
     },
     http::{StatusCode, Uri, header},
     middleware::{self, Next},
@@ -15,11 +16,12 @@ use axum::{
     routing::{delete, get},
     serve::IncomingStream,
 };
+use futures::stream;
 use nix::unistd::Uid;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{net::UnixListener, sync::watch, task, time};
 
-use super::{EndpointSpec, Failure, Kind, Node, PeerSpec, openmetrics};
+use super::{EndpointSpec, EventQuery, Failure, Kind, Node, PeerSpec, openmetrics};
 
 /// Longest body that is read. A peer with all its pods takes some 70 bytes a pod.
 const MAX_BODY_BYTES: usize = 16 << 20;
@@ -43,8 +45,11 @@ pub async fn serve(
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
     let (stopping, mut stopped) = watch::channel(false);
+    let closing = Arc::clone(&node);
     let stop = async move {
         stop.await;
+        // Or the streams would keep their connections open.
+        closing.feed().close();
         stopping.send_replace(true);
     };
     let guarded = router(node).layer(middleware::from_fn(check_caller));
@@ -77,6 +82,11 @@ pub fn router(node: Arc<dyn Node>) -> Router {
         .route(
             "/v1/metrics",
             get(|node: Shared| answer(node, Node::metrics)),
+        )
+        .route("/v1/events", get(events))
+        .route(
+            "/v1/events/untold",
+            get(|node: Shared| answer(node, Node::untold_events)),
         )
         .route(
             "/v1/peers",
@@ -116,6 +126,25 @@ async fn remove_peer(node: Shared, Path(name): Path<String>) -> Result<StatusCod
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// Streams events, a line of JSON each.
+async fn events(
+    State(node): Shared,
+    query: Result<Query<EventQuery>, QueryRejection>,
+) -> Result<Response, Failure> {
+    let Query(query) =
+        query.map_err(|rejection| Failure::of(Kind::Invalid, rejection.body_text()))?;
+    let lines = stream::unfold(node.feed().subscribe(query), |mut items| async {
+        let item = items.next().await?;
+        let line = serde_json::to_vec(&*item).map(|mut line| {
+            line.push(b'\n');
+            Bytes::from(line)
+        });
+        Some((line, items))
+    });
+    let kind = [(header::CONTENT_TYPE, "application/x-ndjson")];
+    Ok((kind, axum::body::Body::from_stream(lines)).into_response())
+}
+
 async fn metrics(node: Shared) -> Result<Response, Failure> {
     let text = call(node, openmetrics::render).await?;
     Ok(([(header::CONTENT_TYPE, openmetrics::CONTENT_TYPE)], text).into_response())
@@ -124,7 +153,7 @@ async fn metrics(node: Shared) -> Result<Response, Failure> {
 async fn unknown(uri: Uri) -> Failure {
     let error = format!(
         "there is nothing at {}: see /v1/status, /v1/endpoints, /v1/flows, /v1/metrics, \
-         /v1/peers, /v1/ipam, /healthz and /metrics",
+         /v1/events, /v1/peers, /v1/ipam, /healthz and /metrics",
         uri.path()
     );
     Failure::of(Kind::Missing, error)

@@ -4,9 +4,9 @@ use std::cmp::Reverse;
 
 use clap::Args;
 
-use super::{Context, Outcome};
+use super::{Context, Outcome, watch};
 use crate::{
-    api::MetricView,
+    api::{EventQuery, MetricView, UntoldView},
     table::{self, numbers, words},
 };
 
@@ -14,6 +14,8 @@ const EXAMPLES: &str = "\
 Examples:
   dpctl drops
   dpctl drops --forwards             and what went on, by where to
+  dpctl drops --follow               each drop as it happens, with both ends
+  dpctl drops --follow --reason 'policy denied'
   dpctl --output json drops | jq 'map(.packets) | add'
 
 INGRESS is into a pod or towards this node, EGRESS out of a pod or off this node. Packets are
@@ -26,12 +28,35 @@ pub(super) struct Drops {
     /// Show those that went on, too
     #[arg(long)]
     forwards: bool,
+
+    /// Show each drop as it happens, until Ctrl-C (`dpctl watch` can do more)
+    #[arg(long, conflicts_with = "forwards")]
+    follow: bool,
+
+    /// Those with these words in the reason, in any case
+    #[arg(long, value_name = "WORDS", value_parser = watch::reason)]
+    reason: Option<String>,
 }
 
 impl Drops {
     pub(super) fn run(&self, context: &Context<'_>) -> anyhow::Result<Outcome> {
-        let mut metrics = context.client()?.metrics()?;
+        if self.follow {
+            let query = EventQuery {
+                follow: true,
+                verdict: Some("DROPPED".to_owned()),
+                reason: self.reason.clone(),
+                ..EventQuery::default()
+            };
+            return watch::print(context, query);
+        }
+        let client = context.client()?;
+        let mut metrics = client.metrics()?;
         metrics.retain(|metric| metric.packets > 0 && (metric.dropped || self.forwards));
+        if let Some(words) = &self.reason {
+            let words = words.to_lowercase();
+            metrics.retain(|metric| metric.outcome.to_lowercase().contains(&words));
+        }
+        let untold = client.untold_events()?;
         metrics.sort_by_cached_key(|m| {
             (
                 Reverse(m.dropped),
@@ -40,8 +65,30 @@ impl Drops {
                 m.direction.clone(),
             )
         });
-        context.show(&metrics, |metrics| rows(metrics, self.forwards))
+        context.show(&metrics, |metrics| {
+            rows(metrics, self.forwards) + &describe_untold(&untold)
+        })
     }
+}
+
+/// Says which drops were not told as events.
+fn describe_untold(untold: &[UntoldView]) -> String {
+    if untold.is_empty() {
+        return String::new();
+    }
+    let columns = [
+        words("EVENTS NOT TOLD"),
+        numbers("SUPPRESSED"),
+        numbers("LOST"),
+    ];
+    let rows = untold.iter().map(|untold| {
+        vec![
+            untold.reason.clone(),
+            untold.suppressed.to_string(),
+            untold.lost.to_string(),
+        ]
+    });
+    format!("\n{}", table::render(&columns, rows.collect(), ""))
 }
 
 fn rows(metrics: &[MetricView], forwards: bool) -> String {
@@ -82,5 +129,15 @@ mod tests {
         to-endpoint        ingress     123456  98765432
         ");
         insta::assert_snapshot!(rows(&[], false), @"no packet was dropped");
+        let untold = [UntoldView {
+            reason: "Multicast".to_owned(),
+            suppressed: 1200,
+            lost: 3,
+        }];
+        insta::assert_snapshot!(describe_untold(&untold).trim_start(), @"
+        EVENTS NOT TOLD  SUPPRESSED  LOST
+        Multicast              1200     3
+        ");
+        assert_eq!(describe_untold(&[]), "");
     }
 }

@@ -10,6 +10,7 @@ mod lab;
 mod peers;
 mod status;
 mod target;
+mod watch;
 
 use std::{
     io::{self, Write},
@@ -40,6 +41,7 @@ Exit codes:
 Examples:
   dpctl lab up                       two nodes of two pods in network namespaces
   dpctl --node n1 flows              what the first of them tracks
+  dpctl --node n1 watch              what it drops, as it happens
   dpctl lab down                     and nothing is left
   dpctl status                       the agent of this machine
   dpctl --output json drops          for programs";
@@ -75,6 +77,7 @@ enum Verb {
     Endpoint(endpoint::Endpoint),
     Flows(flows::Flows),
     Drops(drops::Drops),
+    Watch(watch::Watch),
     Peers(peers::Peers),
     Ipam(ipam::Ipam),
     #[command(subcommand)]
@@ -132,6 +135,7 @@ impl Verb {
             Self::Endpoint(verb) => verb.run(context),
             Self::Flows(verb) => verb.run(context),
             Self::Drops(verb) => verb.run(context),
+            Self::Watch(verb) => verb.run(context),
             Self::Peers(verb) => verb.run(context),
             Self::Ipam(verb) => verb.run(context),
             Self::Lab(verb) => verb.run(context),

@@ -11,8 +11,8 @@ use std::{
 use datapath_ipam::{Families, Ipam, IpamError, Options, Owner, PoolSpec};
 use datapath_tools::{
     api::{
-        self, Addresses, Agent, Client, EndpointSpec, EndpointView, Failure, FlowView, Kind,
-        MetricView, Node, PeerSpec, PeerView, Socket, Status, TableUse,
+        self, Addresses, Agent, Client, EndpointSpec, EndpointView, Failure, Feed, FlowView, Kind,
+        MetricView, Node, PeerSpec, PeerView, Socket, Status, TableUse, UntoldView,
     },
     error::Result,
 };
@@ -28,6 +28,7 @@ pub(crate) struct Memory {
     endpoints: Mutex<BTreeMap<String, EndpointView>>,
     peers: Mutex<BTreeMap<String, PeerView>>,
     ipam: Ipam,
+    feed: Feed,
 }
 
 impl Memory {
@@ -38,6 +39,7 @@ impl Memory {
             ranges,
         }];
         Self {
+            feed: Feed::default(),
             endpoints: Mutex::default(),
             peers: Mutex::default(),
             ipam: Ipam::open(directory.join("ipam.redb"), Options::new(pools)).unwrap(),
@@ -137,6 +139,18 @@ impl Node for Memory {
         ])
     }
 
+    fn feed(&self) -> &Feed {
+        &self.feed
+    }
+
+    fn untold_events(&self) -> Result<Vec<UntoldView>, Failure> {
+        Ok(vec![UntoldView {
+            reason: "Multicast".to_owned(),
+            suppressed: 12,
+            lost: 3,
+        }])
+    }
+
     fn peers(&self) -> Result<Vec<PeerView>, Failure> {
         Ok(self.peers.lock().unwrap().values().cloned().collect())
     }
@@ -187,6 +201,7 @@ impl Node for Memory {
 #[derive(Debug)]
 pub(crate) struct Server {
     pub(crate) directory: TempDir,
+    pub(crate) node: Arc<Memory>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<thread::JoinHandle<()>>,
 }
@@ -194,7 +209,8 @@ pub(crate) struct Server {
 impl Server {
     pub(crate) fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let node: Arc<dyn Node> = Arc::new(Memory::open(directory.path()));
+        let node = Arc::new(Memory::open(directory.path()));
+        let served: Arc<dyn Node> = Arc::<Memory>::clone(&node);
         let socket = Socket::listen(&directory.path().join("agent.sock")).unwrap();
         let (stop, stopped) = oneshot::channel();
         let thread = thread::spawn(move || {
@@ -204,13 +220,14 @@ impl Server {
                 .unwrap();
             runtime.block_on(async {
                 let stopped = async { stopped.await.unwrap() };
-                api::serve(socket.listener().unwrap(), node, stopped)
+                api::serve(socket.listener().unwrap(), served, stopped)
                     .await
                     .unwrap();
             });
         });
         Self {
             directory,
+            node,
             stop: Some(stop),
             thread: Some(thread),
         }

@@ -1,0 +1,95 @@
+//! Events in a pcapng file.
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    io::{self, BufWriter, Write},
+    path::Path,
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use datapath_conformance::pcapng::{Packet, PcapError, PcapNg};
+
+use crate::{
+    api::{EventView, Item},
+    error::{Error, Result},
+};
+
+/// A file being written: the first bytes of every packet, with the drop reason as its comment.
+pub(super) struct Recording {
+    name: String,
+    file: PcapNg<Box<dyn Write>>,
+    /// Numbers of the interfaces in the file.
+    interfaces: HashMap<String, u32>,
+    packets: u64,
+}
+
+impl Recording {
+    /// Overwrites a file.
+    pub(super) fn create(path: &Path) -> anyhow::Result<Self> {
+        let name = path.display().to_string();
+        let file = File::create(path).map_err(Error::os("write", &name))?;
+        Self::new(&name, Box::new(BufWriter::new(file)))
+    }
+
+    /// Begins a file and writes its head at once, for who reads it as it grows.
+    pub(super) fn new(name: &str, out: Box<dyn Write>) -> anyhow::Result<Self> {
+        let begin = || {
+            let mut file = PcapNg::new(out, "packets that the datapath dropped")?;
+            file.flush()?;
+            Ok::<_, PcapError>(file)
+        };
+        Ok(Self {
+            name: name.to_owned(),
+            file: begin().with_context(|| format!("write {name}"))?,
+            interfaces: HashMap::new(),
+            packets: 0,
+        })
+    }
+
+    /// Adds a packet; what says that events are missing has no place in the file.
+    pub(super) fn add(&mut self, item: &Item) -> io::Result<()> {
+        match item {
+            Item::Event(event) => self.write(event).map_err(into_io),
+            Item::Untold(_) => Ok(()),
+        }
+    }
+
+    /// Writes out what is left; returns the number of packets.
+    pub(super) fn finish(mut self) -> Result<u64> {
+        let flushed = self.file.flush().map_err(into_io);
+        flushed.map_err(Error::os("write", &self.name))?;
+        Ok(self.packets)
+    }
+
+    fn write(&mut self, event: &EventView) -> Result<(), PcapError> {
+        let interface = match self.interfaces.get(&event.interface) {
+            Some(number) => *number,
+            None => {
+                let number = self.file.describe(&event.interface, &event.hook)?;
+                self.interfaces.insert(event.interface.clone(), number);
+                number
+            }
+        };
+        let since_epoch = event.time.duration_since(jiff::Timestamp::UNIX_EPOCH);
+        self.file.add(&Packet {
+            interface,
+            time: Duration::try_from(since_epoch).unwrap_or_default(),
+            bytes: &event.frame,
+            original_len: usize::try_from(event.length_bytes).unwrap_or(usize::MAX),
+            direction: None,
+            comment: Some(&event.reason),
+        })?;
+        self.packets += 1;
+        // Drops are few, and whoever watches the file wants to see them.
+        self.file.flush()
+    }
+}
+
+fn into_io(error: PcapError) -> io::Error {
+    match error {
+        PcapError::IoError(error) => error,
+        other => io::Error::other(other),
+    }
+}
