@@ -59,6 +59,21 @@ impl Capture {
         path: &Path,
         comment: &str,
     ) -> Result<Self> {
+        Self::start_cut(namespace, interfaces, path, comment, usize::MAX)
+    }
+
+    /// Begins a capture that keeps the first `frame_bytes` of each frame, and its length.
+    ///
+    /// # Errors
+    ///
+    /// As [`Capture::start`].
+    pub fn start_cut(
+        namespace: &Namespace,
+        interfaces: &[&str],
+        path: &Path,
+        comment: &str,
+        frame_bytes: usize,
+    ) -> Result<Self> {
         let netlink = namespace.netlink()?;
         let named = interfaces
             .iter()
@@ -68,7 +83,7 @@ impl Capture {
             [only] => Some(only.index),
             _ => None,
         };
-        let socket = FrameSocket::open(namespace, only)?;
+        let socket = FrameSocket::open(namespace, only)?.cut(frame_bytes);
         let file = CaptureFile::create(path, comment, namespace.name(), netlink, &named)?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);

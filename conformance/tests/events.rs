@@ -19,7 +19,7 @@ use datapath_conformance::{
     probe::RawPort,
     topology::{Fabric, Plan},
 };
-use datapath_user::{Config, EndKind, Error, EventView, Events};
+use datapath_user::{Config, Datapath, EndKind, Error, EventView, Events};
 use util::{OrPanic, lab_name};
 
 /// For what comes in milliseconds.
@@ -43,7 +43,7 @@ impl Scene {
     }
 
     fn events(&self) -> Events {
-        self.datapaths.inside(0, |node| node.events()).or_panic()
+        self.datapaths.inside(0, Datapath::events).or_panic()
     }
 
     fn pod_port(&self) -> RawPort {
@@ -53,7 +53,7 @@ impl Scene {
 
     /// A datagram of that port to an address, by way of the gateway.
     fn datagram(&self, port: &RawPort, source: IpAddr, to: IpAddr, payload: &[u8]) -> Vec<u8> {
-        let status = self.datapaths.inside(0, |node| node.status()).or_panic();
+        let status = self.datapaths.inside(0, Datapath::status).or_panic();
         let digits = status.gateway_mac.split(':');
         let mac: Vec<_> = digits
             .map(|byte| u8::from_str_radix(byte, 16).unwrap())
@@ -70,14 +70,14 @@ impl Scene {
     }
 
     fn dropped(&self, reason: &str) -> u64 {
-        let metrics = self.datapaths.inside(0, |node| node.metrics()).or_panic();
+        let metrics = self.datapaths.inside(0, Datapath::metrics).or_panic();
         let of_reason = metrics.iter().filter(|metric| metric.outcome == reason);
         of_reason.map(|metric| metric.packets).sum()
     }
 
     /// Events of a reason that were suppressed and lost.
     fn untold(&self, reason: &str) -> (u64, u64) {
-        let untold = self.datapaths.inside(0, |node| node.untold_events());
+        let untold = self.datapaths.inside(0, Datapath::untold_events);
         let untold = untold.or_panic();
         let of_reason = untold.iter().find(|untold| untold.reason == reason);
         of_reason.map_or((0, 0), |untold| (untold.suppressed, untold.lost))

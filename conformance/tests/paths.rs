@@ -8,21 +8,24 @@
 mod util;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
+    path::PathBuf,
     process::Command,
     thread,
     time::{Duration, Instant},
 };
 
 use datapath_conformance::{
+    Error, Result,
     family::Family,
-    paths::{self, InProcess},
+    paths::{self, InProcess, NodeView, Site},
     probe,
     report::{Check, Outcome},
     snapshot::MachineState,
     topology::{Fabric, Plan},
 };
+use datapath_user::FlowView;
 use serde_json::Value;
 use util::{OrPanic, lab_name, patient};
 
@@ -79,6 +82,90 @@ fn every_path(tunnel: Family) {
         .iter()
         .find(|check| check.detail.is_empty() || check.actions == 0);
     assert!(silent.is_none(), "nothing was measured by {silent:?}");
+    assert_eq!(captures(&site), Vec::<PathBuf>::new(), "nothing failed");
+    datapaths.stop().or_panic();
+}
+
+/// Directories of captures that were kept of a lab.
+fn captures(site: &Site<'_>) -> Vec<PathBuf> {
+    let prefix = format!("datapath-{}-", site.fabric.name());
+    let entries = fs::read_dir(std::env::temp_dir()).unwrap();
+    let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| {
+        let name = path.file_name().unwrap().to_string_lossy();
+        name.starts_with(&prefix)
+    });
+    paths
+}
+
+/// A node that cannot be asked: by the time that shows, a pod has sent something.
+struct Mute<'a>(&'a Fabric);
+
+impl NodeView for Mute<'_> {
+    fn drops(&self, _: usize) -> Result<BTreeMap<String, u64>> {
+        let pod = &self.0.node(1)?.pods()[0];
+        let to = paths::pod_address(2, 1, Family::Ipv4);
+        probe::icmp_echo(pod, to, 1, 1000, &patient())?;
+        Err(Error::View {
+            node: "n1".to_owned(),
+            source: "mute".into(),
+        })
+    }
+
+    fn flows(&self, node: usize) -> Result<Vec<FlowView>> {
+        self.drops(node).map(|_| Vec::new())
+    }
+}
+
+#[test]
+fn what_crossed_the_lab_is_kept_when_something_fails() {
+    let fabric = Fabric::build(Plan::new(lab_name("kept"))).or_panic();
+    let datapaths = InProcess::start(&fabric, Family::Ipv4).or_panic();
+    let site = datapaths.site(&fabric, Family::Ipv4);
+    let report = paths::run(&site, &Mute(&fabric), |_| {});
+    let kept = captures(&site);
+    let [directory] = kept.as_slice() else {
+        panic!("{kept:?}")
+    };
+    let [check] = report.checks() else {
+        panic!("{report:?}")
+    };
+    let said = line(check);
+    assert!(
+        said.contains("mute") && said.contains(directory.to_str().unwrap()),
+        "{said}"
+    );
+    // An echo request and its answer, at the pod as they are and between the nodes in the tunnel.
+    for (host, filter) in [
+        ("n1p1", "icmp && !geneve"),
+        ("n2p1", "icmp && !geneve"),
+        ("n1", "icmp && geneve"),
+        ("n2", "icmp && geneve"),
+    ] {
+        let file = directory.join(host).with_extension("pcapng");
+        let output = Command::new("tshark")
+            .arg("-r")
+            .arg(&file)
+            .args([
+                "-Y",
+                filter,
+                "-T",
+                "fields",
+                "-e",
+                "frame.cap_len",
+                "-e",
+                "frame.len",
+            ])
+            .output()
+            .expect("tshark is not installed");
+        let frames = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(frames.lines().count(), 2, "{}: {frames}", file.display());
+        assert!(
+            frames.lines().all(|line| line.starts_with("256\t1")),
+            "{frames}"
+        );
+    }
+    fs::remove_dir_all(directory).unwrap();
     datapaths.stop().or_panic();
 }
 

@@ -87,6 +87,13 @@ impl FrameSocket {
         })
     }
 
+    /// Keeps only so many bytes of each frame from now on; its length is known all the same.
+    #[must_use]
+    pub fn cut(mut self, frame_bytes: usize) -> Self {
+        self.buffer.truncate(INFO_BYTES.saturating_add(frame_bytes));
+        self
+    }
+
     /// Waits for the next frame; `None` when there is none until the deadline. A deadline in the
     /// past asks for what has arrived already.
     ///

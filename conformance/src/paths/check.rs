@@ -1,6 +1,10 @@
 //! One check: a subject, what was done about it, and how it went.
 
-use std::{fmt, time::Instant};
+use std::{
+    fmt::{self, Write as _},
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 use crate::{
     error::Error,
@@ -35,6 +39,14 @@ impl Subject {
     pub(super) fn protocol(mut self, protocol: Protocol) -> Self {
         self.protocol = Some(protocol);
         self
+    }
+
+    /// Says why it cannot be done.
+    pub(super) fn skipped(self, reason: String) -> Check {
+        Check {
+            outcome: Outcome::Skipped { reason },
+            ..self.check(|| Err(Complaint::new("")))
+        }
     }
 
     /// Does the work and says how it went.
@@ -107,6 +119,8 @@ pub(super) fn expect<T: PartialEq + fmt::Debug>(
 pub(super) struct Journal<'f> {
     report: Report,
     tell: &'f mut dyn FnMut(&Check),
+    /// Where there is more to see of what fails.
+    evidence: Option<PathBuf>,
 }
 
 impl<'f> Journal<'f> {
@@ -114,10 +128,20 @@ impl<'f> Journal<'f> {
         Self {
             report: Report::new(),
             tell,
+            evidence: None,
         }
     }
 
-    pub(super) fn add(&mut self, check: Check) {
+    /// Has every check that fails from now on say where there is more to see.
+    pub(super) fn point_to(&mut self, evidence: Option<&Path>) {
+        self.evidence = evidence.map(Path::to_owned);
+    }
+
+    pub(super) fn add(&mut self, mut check: Check) {
+        if let (Outcome::Failed { detail }, Some(evidence)) = (&mut check.outcome, &self.evidence) {
+            // Writing to a string does not fail.
+            let _ = write!(detail, " (captured in {})", evidence.display());
+        }
         (self.tell)(&check);
         self.report.add(check);
     }

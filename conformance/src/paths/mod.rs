@@ -6,6 +6,7 @@
 //! process to run it on.
 
 mod check;
+mod evidence;
 mod flows;
 mod frames;
 mod gateway;
@@ -18,6 +19,7 @@ use std::time::Duration;
 
 use self::{
     check::{Complaint, Found, Journal, Subject},
+    evidence::Evidence,
     site::Cast,
 };
 pub use self::{
@@ -27,7 +29,7 @@ pub use self::{
 use crate::{
     error::{Error, Result},
     probe::EchoServer,
-    report::{Check, Report},
+    report::{Check, Outcome, Report},
 };
 
 /// The port of the servers, TCP and UDP.
@@ -39,8 +41,32 @@ const PATIENCE: Duration = Duration::from_secs(3);
 ///
 /// The lab needs two pods on one node and one pod on another. A check that cannot be prepared,
 /// the first one included, is one that failed.
+///
+/// What crosses the interfaces of nodes, pods and outside meanwhile is captured. Where a check
+/// fails the captures are kept, and the check says in which directory; else nothing is left.
 pub fn run(site: &Site<'_>, view: &dyn NodeView, mut on_check: impl FnMut(&Check)) -> Report {
+    let gathered = Evidence::gather(site);
     let mut journal = Journal::new(&mut on_check);
+    match &gathered {
+        Ok(evidence) => journal.point_to(evidence.path()),
+        Err(error) => {
+            let subject = Subject::new("paths", "capture what crosses the lab");
+            journal.add(subject.skipped(error.chain()));
+        }
+    }
+    checks(site, view, &mut journal);
+    let report = journal.finish();
+    let failed = |check: &Check| matches!(check.outcome, Outcome::Failed { .. });
+    if let Ok(evidence) = gathered
+        && report.checks().iter().any(failed)
+        && let Err(error) = evidence.keep()
+    {
+        tracing::warn!(error = error.chain(), "captures are not complete");
+    }
+    report
+}
+
+fn checks(site: &Site<'_>, view: &dyn NodeView, journal: &mut Journal<'_>) {
     let prepared = Cast::of(site).and_then(|cast| {
         let servers = serve(&cast)?;
         Ok((cast, servers, refusal::drops(site, view)?))
@@ -50,7 +76,7 @@ pub fn run(site: &Site<'_>, view: &dyn NodeView, mut on_check: impl FnMut(&Check
         Err(error) => {
             let subject = Subject::new("paths", "prepare the lab");
             journal.add(subject.check(|| Err(error.into())));
-            return journal.finish();
+            return;
         }
     };
     gateway::checks(&cast, |check| journal.add(check));
@@ -68,7 +94,6 @@ pub fn run(site: &Site<'_>, view: &dyn NodeView, mut on_check: impl FnMut(&Check
     }));
     drop(servers);
     refusal::checks(&cast, view, |check| journal.add(check));
-    journal.finish()
 }
 
 /// Starts servers on everyone who is called.

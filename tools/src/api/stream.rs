@@ -80,11 +80,10 @@ impl EventStream {
     /// [`Error::Os`] when there is no handler for signals to be had.
     pub fn until_signal(mut self) -> Result<Self> {
         let failed = || Error::os("install a handler for", "SIGINT and SIGTERM");
-        let _inside = self.runtime.enter();
         let kinds = [SignalKind::interrupt(), SignalKind::terminate()];
-        let [interrupt, terminate] = kinds.map(signal);
+        // Handlers belong to the runtime that they are made in.
+        let [interrupt, terminate] = self.runtime.block_on(async { kinds.map(signal) });
         self.stop = Some([interrupt.map_err(failed())?, terminate.map_err(failed())?]);
-        drop(_inside);
         Ok(self)
     }
 

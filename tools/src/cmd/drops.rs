@@ -47,7 +47,7 @@ impl Drops {
                 reason: self.reason.clone(),
                 ..EventQuery::default()
             };
-            return watch::print(context, query);
+            return watch::print(context, &query);
         }
         let client = context.client()?;
         let mut metrics = client.metrics()?;

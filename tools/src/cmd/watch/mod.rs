@@ -96,8 +96,8 @@ enum Verdict {
 impl Watch {
     pub(super) fn run(&self, context: &Context<'_>) -> anyhow::Result<Outcome> {
         match &self.pcap {
-            None => print(context, self.which.query()),
-            Some(path) => record(context, self.which.query(), path),
+            None => print(context, &self.which.query()),
+            Some(path) => record(context, &self.which.query(), path),
         }
     }
 }
@@ -120,7 +120,7 @@ impl Which {
 }
 
 /// Prints events as they come: a line each, or an object of JSON.
-pub(super) fn print(context: &Context<'_>, query: EventQuery) -> anyhow::Result<Outcome> {
+pub(super) fn print(context: &Context<'_>, query: &EventQuery) -> anyhow::Result<Outcome> {
     let render = |item: &Item| match context.form {
         Form::Table => Ok(line::of(item)),
         Form::Json => serde_json::to_string(item),
@@ -134,7 +134,7 @@ pub(super) fn print(context: &Context<'_>, query: EventQuery) -> anyhow::Result<
     Ok(Outcome::default())
 }
 
-fn record(context: &Context<'_>, query: EventQuery, path: &Path) -> anyhow::Result<Outcome> {
+fn record(context: &Context<'_>, query: &EventQuery, path: &Path) -> anyhow::Result<Outcome> {
     let to_stdout = path == Path::new("-");
     let mut recording = if to_stdout {
         Recording::new("standard output", Box::new(io::stdout()))?
@@ -155,12 +155,12 @@ fn record(context: &Context<'_>, query: EventQuery, path: &Path) -> anyhow::Resu
 /// Has `act` see every item, until the end of the stream, a signal, or its reader's end.
 fn each(
     context: &Context<'_>,
-    query: EventQuery,
+    query: &EventQuery,
     mut act: impl FnMut(&Item) -> io::Result<()>,
 ) -> anyhow::Result<()> {
     let client = context.client()?;
     let follow = query.follow;
-    let mut stream = client.events(&query)?.until_signal()?;
+    let mut stream = client.events(query)?.until_signal()?;
     for item in stream.by_ref() {
         match act(&item?) {
             // Nobody reads it any more (`| head`): that is no failure.

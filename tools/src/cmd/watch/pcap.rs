@@ -64,13 +64,13 @@ impl Recording {
     }
 
     fn write(&mut self, event: &EventView) -> Result<(), PcapError> {
-        let interface = match self.interfaces.get(&event.interface) {
-            Some(number) => *number,
-            None => {
-                let number = self.file.describe(&event.interface, &event.hook)?;
-                self.interfaces.insert(event.interface.clone(), number);
-                number
-            }
+        let known = self.interfaces.get(&event.interface).copied();
+        let interface = if let Some(number) = known {
+            number
+        } else {
+            let number = self.file.describe(&event.interface, &event.hook)?;
+            self.interfaces.insert(event.interface.clone(), number);
+            number
         };
         let since_epoch = event.time.duration_since(jiff::Timestamp::UNIX_EPOCH);
         self.file.add(&Packet {
