@@ -100,6 +100,33 @@ fn a_sender_that_is_not_proven_is_not_named() {
     assert_eq!(ends(&out), (None, None));
 }
 
+/// A refused packet that is answered is dropped all the same; it is told as it came, and not as the
+/// answer that it becomes.
+#[rstest]
+fn what_is_refused_with_an_answer_is_told_as_it_came(#[values(V4, V6)] family: Family) {
+    let host = node(1, V4);
+    let tuple = to(plan::pod(1, 2, family));
+    let mut bytes = frame::of_pod(1, 1, &tuple);
+    match family {
+        V4 => {
+            bytes[22] = 1;
+            // The header checksum covers it: less by 63 in the high byte.
+            let sum = u16::from_be_bytes([bytes[24], bytes[25]]);
+            let sum = u32::from(sum) + 63 * 256;
+            let folded = u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap();
+            bytes[24..26].copy_from_slice(&folded.to_be_bytes());
+        }
+        V6 => bytes[21] = 1,
+    }
+    accept_one(&host);
+    let out = run(&host, Hook::FromPod, plan::pod_interface(1), &bytes);
+    assert_eq!(out.reason, Some(DropReason::TtlExceeded));
+    assert_ne!(out.bytes, bytes, "answered");
+    assert_eq!(ends(&out), (Some(pod(1)), Some(pod(2))));
+    let event = out.event.unwrap();
+    assert_eq!(event.frame[..usize::from(event.head.captured)], bytes);
+}
+
 #[test]
 fn a_sender_without_a_way_is_named_alone() {
     let host = node(1, V4);

@@ -11,7 +11,7 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader, Pod,
     maps::{
-        Array, HashMap, MapData, PerCpuArray, PerCpuValues,
+        Array, HashMap, MapData, PerCpuArray, PerCpuValues, RingBuf,
         lpm_trie::{Key, LpmTrie},
     },
     programs::{SchedClassifier, TestRun, TestRunOptions},
@@ -21,6 +21,7 @@ use datapath_kern::{
     abi::{
         addr::Addr,
         endpoint::{Endpoint, MAX_ENDPOINTS},
+        event::{Event, Window},
         flow::{Flow, FlowKey},
         ipcache::IpEntry,
         mark,
@@ -30,7 +31,7 @@ use datapath_kern::{
     },
     env::Table,
     host::{Hook, Host},
-    verdict::Action,
+    verdict::{Action, DropReason},
 };
 use datapath_user::{OBJECT, PROGRAMS};
 use nix::{
@@ -85,6 +86,8 @@ pub(crate) struct Kernel {
     endpoints: Array<MapData, Endpoint>,
     peers: Array<MapData, Peer>,
     metrics: PerCpuArray<MapData, Counter>,
+    events: RingBuf<MapData>,
+    event_windows: PerCpuArray<MapData, Window>,
     arguments: PerCpuArray<MapData, [u8; ARGUMENTS_LEN]>,
 }
 
@@ -117,6 +120,8 @@ impl Kernel {
             endpoints: take("endpoints").try_into().unwrap(),
             peers: take("peers").try_into().unwrap(),
             metrics: take("metrics").try_into().unwrap(),
+            events: take("events").try_into().unwrap(),
+            event_windows: take("event_windows").try_into().unwrap(),
             arguments: take("arguments").try_into().unwrap(),
             ebpf,
         };
@@ -220,6 +225,23 @@ impl Kernel {
         }
     }
 
+    /// The event that the last program told, if it did.
+    pub(crate) fn take_event(&mut self) -> Option<Event> {
+        let event = self.events.next().map(|record| {
+            let whole = Event::from_bytes(&record);
+            whole.unwrap_or_else(|| panic!("{} bytes are no event", record.len()))
+        });
+        assert!(self.events.next().is_none(), "a second event of one packet");
+        event
+    }
+
+    /// How many events of a reason were suppressed and lost, on all CPUs together.
+    fn untold(&self, reason: u32) -> (u64, u64) {
+        let cpus = self.event_windows.get(&reason, 0).unwrap();
+        let sum = |part: fn(&Window) -> u64| cpus.iter().map(part).sum();
+        (sum(|cpu| cpu.suppressed), sum(|cpu| cpu.lost))
+    }
+
     /// Compares all that the programs wrote with the host's: both tables of flows, claims, next
     /// hops, and `counters` by cell.
     pub(crate) fn compare(&self, host: &Host, counters: &StdMap<u32, Counter>) {
@@ -236,6 +258,12 @@ impl Kernel {
         for cell in 0..MAX_METRICS {
             let expected = counters.get(&cell).copied().unwrap_or_default();
             assert_eq!(self.counter(cell), expected, "kernel, host: counter {cell}");
+        }
+        for reason in DropReason::ALL {
+            let found = self.untold(reason.code());
+            let window = host.event_windows.get(&reason.code()).unwrap();
+            let expected = (window.suppressed, window.lost);
+            assert_eq!(found, expected, "kernel, host: untold {reason:?}");
         }
         let claimed = host.claims.entries().into_iter().map(|(slot, _)| slot);
         let written = (0..MAX_NEXT_HOPS)

@@ -1,5 +1,5 @@
 //! The programs in the kernel and the same packet logic on the host, frame by frame: action,
-//! bytes, mark and counter of every frame, flow tables, claims and next hops every so often.
+//! bytes, mark, counter and event of every frame, flow tables, claims and next hops every so often.
 //! Needs root.
 //!
 //! The kernel runs a program with `BPF_PROG_TEST_RUN`, in a network namespace with the interfaces,
@@ -43,6 +43,7 @@ use std::{
 use datapath_kern::{
     abi::{
         config::{Config, tunnel as mode},
+        event::Event,
         flow::{Flow, verdict},
         metric::{Counter, index},
     },
@@ -216,11 +217,37 @@ impl Pair {
             run.reason,
             hex(frame)
         );
+        self.same_event(arrival);
         let counted = self.counted(arrival);
         count(match run.reason {
             Some(reason) => format!("dropped: {}", reason.label()),
             None => format!("{:?} {counted}", expected.action),
         });
+    }
+
+    /// Compares what is told of the frame: all but the time, of which only the second is the same.
+    fn same_event(&mut self, arrival: &Arrival) {
+        let second = |event: &Event| event.head.time_ns / 1_000_000_000;
+        let timeless = |event: &Event| {
+            let mut event = *event;
+            event.head.time_ns = 0;
+            event
+        };
+        let found = self.kernel.take_event();
+        let told = self.host.take_events();
+        let expected = told.first().copied();
+        let at = arrival.hook;
+        assert!(told.len() <= 1, "{at:?}: a second event of one packet");
+        assert_eq!(
+            found.as_ref().map(timeless),
+            expected.as_ref().map(timeless),
+            "kernel, host: {at:?}: event of {}",
+            hex(&arrival.frame)
+        );
+        // The kernel's coarse clock is behind the fine one by a tick.
+        if let (Some(found), Some(expected)) = (found, expected) {
+            assert!(second(&found) - second(&expected) <= 1);
+        }
     }
 
     /// Compares the counters that the host's frame moved; how it went on, if it was counted so.
