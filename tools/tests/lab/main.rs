@@ -29,6 +29,18 @@ fn words(table: &str) -> String {
     table.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
+/// The events of a reason on the first node, as soon as there are some.
+fn watched(lab: &Lab, reason: &str) -> String {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let said = lab.ask("n1", &["watch", "--last=9", "--reason", reason]);
+        let said = said.good();
+        if !said.is_empty() || Instant::now() >= deadline {
+            return said;
+        }
+    }
+}
+
 #[test]
 fn a_lab_comes_works_and_leaves_nothing() {
     let (lab, said) = Lab::up(&[]);
@@ -76,6 +88,14 @@ fn a_lab_comes_works_and_leaves_nothing() {
     assert!(flows.contains("(n1p1) <- 10.244.2.3 (n2)"), "{flows}");
     let forwards = lab.ask("n1", &["drops", "--forwards"]).good();
     assert!(forwards.contains("to-overlay"), "{forwards}");
+    let nobody = "10.244.1.200";
+    let mut ping = namespace.command("ping");
+    let answered = ping.args(["-c1", "-W1", nobody]).status().unwrap();
+    assert!(!answered.success(), "nobody has it");
+    let watched = watched(&lab, "stale or unroutable");
+    let drop = "n1p1 (ID:1001) <> 10.244.1.200 (unknown) Stale or unroutable IP DROPPED (ICMPv4 \
+                EchoRequest)\n";
+    assert!(watched.contains(drop), "{watched}");
 
     let status = dpctl(&["--output", "json", "lab", "status", lab.name()]).good();
     let status: Value = serde_json::from_str(&status).unwrap();
