@@ -31,6 +31,19 @@ pub(crate) const RING: &str = "events";
 /// ([`AsFd`]) becomes readable when there is more: register it with mio, or put it into tokio's
 /// `AsyncFd` and clear readiness once `read` returns nothing.
 ///
+/// ```no_run
+/// # use datapath_user::{Datapath, Error};
+/// fn watch(datapath: &Datapath) -> Result<(), Error> {
+///     let mut events = datapath.events()?;
+///     while events.wait(None)? {
+///         for event in events.read(256) {
+///             println!("{} at {}: {}", event.reason, event.interface, event.summary);
+///         }
+///     }
+///     Ok(())
+/// }
+/// ```
+///
 /// While nobody reads, the ring buffer fills up, and what finds no room is counted
 /// ([`Datapath::untold_events`](crate::Datapath::untold_events)).
 pub struct Events {

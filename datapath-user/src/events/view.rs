@@ -255,9 +255,12 @@ fn owns(node: &Node, slot: u16, address: IpAddr) -> bool {
     locals.any(|local| local.view.slot == slot && local.view.addresses.contains(&address))
 }
 
-/// Who an address belongs to, as the datapath would find it; nobody for one of the pod range that
-/// no pod has.
+/// Who an address belongs to, as the datapath would find it; nobody for a group's, and for one of
+/// the pod range that no pod has.
 fn holder(node: &Node, address: IpAddr) -> Option<(End, u32)> {
+    if address.is_multicast() {
+        return None;
+    }
     let key = Key::new(128, Addr::from(address));
     let entry = node.maps.ipcache.get(&key, 0).unwrap_or_default();
     (entry.kind != ipcache::kind::VACANT).then(|| who(entry))
