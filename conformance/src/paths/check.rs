@@ -133,8 +133,8 @@ impl<'f> Journal<'f> {
     }
 
     /// Has every check that fails from now on say where there is more to see.
-    pub(super) fn point_to(&mut self, evidence: Option<&Path>) {
-        self.evidence = evidence.map(Path::to_owned);
+    pub(super) fn point_to(&mut self, evidence: &Path) {
+        self.evidence = Some(evidence.to_owned());
     }
 
     pub(super) fn add(&mut self, mut check: Check) {

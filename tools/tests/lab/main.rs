@@ -11,6 +11,7 @@ use std::{
     io::{BufRead, BufReader},
     path::Path,
     process::{Command, Stdio},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -367,8 +368,11 @@ fn an_agent_that_is_started_again_gives_its_pods_their_addresses_back() {
 fn ctrl_c_takes_a_demo_down() {
     let lab = Lab::new();
     let mut command = Command::new(DPCTL);
+    let temporary = tempfile::tempdir().unwrap();
+    let captures = || fs::read_dir(temporary.path()).unwrap().count();
     command
         .args(["lab", "demo", lab.name()])
+        .env("TMPDIR", temporary.path())
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
     let mut demo = Running(command.spawn().unwrap());
@@ -377,7 +381,13 @@ fn ctrl_c_takes_a_demo_down() {
     assert!(lines.any(|line| line.contains("is up after")));
     let objects = bpf_objects(lab.agent("n1"));
     assert!(!lab.changes(&objects).is_empty());
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while captures() == 0 && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(2));
+    }
+    assert_eq!(captures(), 1, "the traffic is captured");
     assert_eq!(demo.end(Signal::SIGINT), Some(130));
+    assert_eq!(captures(), 0, "and nobody asked for it");
     lab.assert_gone(&objects);
 }
 
