@@ -16,8 +16,8 @@ use nix::net::if_::if_nametoindex;
 use crate::bpffs::{Pins, names};
 use crate::config::Config;
 use crate::error::Error;
-use crate::maps::PINNED;
 use crate::events::RING;
+use crate::maps::PINNED;
 use crate::object::{OBJECT, PROGRAMS};
 
 /// Lines of a verifier log that are shown: its end has the reason.
