@@ -233,18 +233,24 @@ fn what_went_meanwhile_is_put_right() {
 #[test]
 fn other_settings_judge_all_flows_again() {
     Lab::run(|lab| {
-        let first = Datapath::open(lab.config()).unwrap();
+        let config = Config {
+            event_ring_bytes: lab.config().event_ring_bytes * 2,
+            ..lab.config()
+        };
+        let first = Datapath::open(config.clone()).unwrap();
         let (one, spec) = pod("web-1", 5);
         first.add_endpoint(&spec).unwrap();
         let mut stream = Stream::open(&one, &lab.outside, ip(OUTSIDE[0]));
         stream.echo();
         first.leave();
+        let error = Datapath::open(lab.config()).unwrap_err();
+        assert!(text(&error).contains("set event_ring_bytes ="), "{error}");
         let config = Config {
             nat_ports: PortRange {
                 first: 20_000,
                 last: 30_000,
             },
-            ..lab.config()
+            ..config
         };
         let second = Datapath::open(config).unwrap();
         assert!(second.adopted().unwrap().flows_judged_again);
