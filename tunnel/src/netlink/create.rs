@@ -8,7 +8,8 @@ use netlink_packet_route::{
 };
 use nix::errno::Errno;
 use rtnetlink::{
-    LinkBridge, LinkDummy, LinkGeneve, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan,
+    LinkBond, LinkBridge, LinkDummy, LinkGeneve, LinkMessageBuilder, LinkUnspec, LinkVeth,
+    LinkVlan, LinkVxlan, packet_route::link::BondMode,
 };
 
 use super::{Change, Link, Mac, Netlink, NetlinkError, link::check_name};
@@ -209,6 +210,41 @@ impl Netlink {
             LinkDummy::new(name).build(),
         )
         .map_err(|error| without_driver(error, "this kernel has no dummy device", MODULE))
+    }
+
+    /// Makes a VLAN on an interface (IEEE 802.1Q), off.
+    ///
+    /// # Errors
+    ///
+    /// As [`Netlink::add_bridge`]; [`NetlinkError::Invalid`] also for a number that no VLAN has,
+    /// `EEXIST` also if the interface has this VLAN.
+    pub fn add_vlan(&self, name: &str, on: u32, id: u16) -> Result<Link, NetlinkError> {
+        let operation = format!("add VLAN {id} {name:?} on interface {on}");
+        if !(1..=4094).contains(&id) {
+            return Err(NetlinkError::Invalid {
+                operation,
+                reason: "a VLAN has a number from 1 to 4094".to_owned(),
+            });
+        }
+        self.create(operation, name, LinkVlan::new(name, on, id).build())
+            .map_err(|error| without_driver(error, "this kernel has no vlan device", MODULE))
+    }
+
+    /// Makes a bond of which one port at a time carries packets (active-backup), off.
+    ///
+    /// Ports are put in by [`Netlink::set_master`], while they are off. Every 100 ms the bond
+    /// looks whether the active one still has carrier.
+    ///
+    /// # Errors
+    ///
+    /// As [`Netlink::add_bridge`].
+    pub fn add_bond(&self, name: &str) -> Result<Link, NetlinkError> {
+        const LOOK_EVERY_MS: u32 = 100;
+        let link = LinkBond::new(name)
+            .mode(BondMode::ActiveBackup)
+            .miimon(LOOK_EVERY_MS);
+        self.create(format_args!("add bond {name:?}"), name, link.build())
+            .map_err(|error| without_driver(error, "this kernel has no bond device", MODULE))
     }
 
     /// Makes a VXLAN interface (RFC 7348), off.

@@ -1,4 +1,5 @@
-//! Links, addresses, routes and neighbours of one network namespace (rtnetlink(7)).
+//! Links, addresses, routes and neighbours of one network namespace (rtnetlink(7)), and the
+//! features of its links.
 //!
 //! [`Netlink`] is a handle to a thread that holds one netlink socket. Every call blocks until the
 //! kernel has answered, about a tenth of a millisecond, and may be made from any thread, inside or
@@ -30,7 +31,9 @@
 
 mod address;
 mod create;
+mod feature;
 mod link;
+mod monitor;
 mod neighbour;
 mod route;
 mod route_wire;
@@ -53,7 +56,9 @@ use self::worker::{Failure, Message, Worker};
 pub use self::{
     address::{Address, Scope},
     create::{TunnelLink, VethEnd},
+    feature::TX_UDP_SEGMENTATION,
     link::Link,
+    monitor::{Changed, Monitor},
     neighbour::Neighbour,
     route::{NextHop, Route, RouteKind},
 };

@@ -51,10 +51,15 @@ pub(super) struct Worker {
     thread: Option<JoinHandle<()>>,
 }
 
-#[derive(Debug)]
-struct Job {
-    request: Message,
-    answer: SyncSender<Answer>,
+/// What the thread is asked to do.
+enum Job {
+    /// An exchange on its route socket.
+    Exchange {
+        request: Message,
+        answer: SyncSender<Answer>,
+    },
+    /// Anything that has to be done in its namespace, and takes no longer than an exchange.
+    Run(Box<dyn FnOnce() + Send>),
 }
 
 impl Worker {
@@ -105,10 +110,26 @@ impl Worker {
     /// Sends one request and waits for everything the kernel answers.
     pub(super) fn exchange(&self, request: Message) -> Answer {
         let (answer, outcome) = std_mpsc::sync_channel(1);
-        let jobs = self.jobs.as_ref().ok_or(Failure::Closed)?;
-        jobs.send(Job { request, answer })
-            .map_err(|_| Failure::Closed)?;
+        self.send(Job::Exchange { request, answer })?;
         outcome.recv().map_err(|_| Failure::Closed)?
+    }
+
+    /// Runs something in the thread's namespace.
+    pub(super) fn run<R: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> R + Send + 'static,
+    ) -> Result<R, Failure> {
+        let (answer, outcome) = std_mpsc::sync_channel(1);
+        self.send(Job::Run(Box::new(move || {
+            // A caller that no longer waits has given up on the answer.
+            let _ = answer.send(work());
+        })))?;
+        outcome.recv().map_err(|_| Failure::Closed)
+    }
+
+    fn send(&self, job: Job) -> Result<(), Failure> {
+        let jobs = self.jobs.as_ref().ok_or(Failure::Closed)?;
+        jobs.send(job).map_err(|_| Failure::Closed)
     }
 }
 
@@ -155,9 +176,14 @@ impl Server {
     fn run(self, mut queue: UnboundedReceiver<Job>) {
         let Self { runtime, handle } = self;
         runtime.block_on(async move {
-            while let Some(Job { request, answer }) = queue.recv().await {
-                // A caller that no longer waits has given up on the answer.
-                let _ = answer.send(exchange(&mut handle.clone(), request).await);
+            while let Some(job) = queue.recv().await {
+                match job {
+                    Job::Exchange { request, answer } => {
+                        // A caller that no longer waits has given up on the answer.
+                        let _ = answer.send(exchange(&mut handle.clone(), request).await);
+                    }
+                    Job::Run(work) => work(),
+                }
             }
         });
     }
@@ -198,7 +224,7 @@ async fn exchange(handle: &mut Handle, request: Message) -> Answer {
 ///
 /// Layout (include/uapi/linux/netlink.h, `struct nlmsgerr`): the header of the request (16 bytes),
 /// its payload unless `NLM_F_CAPPED`, attributes if `NLM_F_ACK_TLVS`.
-fn refusal(flags: u16, error: &ErrorMessage) -> KernelError {
+pub(super) fn refusal(flags: u16, error: &ErrorMessage) -> KernelError {
     const NLM_F_CAPPED: u16 = 0x100;
     const NLM_F_ACK_TLVS: u16 = 0x200;
     const HEADER_LEN: usize = 16;

@@ -127,6 +127,15 @@ fn optional_devices_or_a_clear_refusal() {
         ..TunnelLink::metadata("tun0", 6081)
     };
     made(netlink.add_dummy("dummy0"), "dummy");
+    made(netlink.add_bond("bond0"), "bond");
+    let port = cable(&netlink, "port").index;
+    made(netlink.add_vlan("port.100", port, 100), "vlan");
+    for id in [0, 4095] {
+        assert!(matches!(
+            netlink.add_vlan("port.100", port, id),
+            Err(NetlinkError::Invalid { .. })
+        ));
+    }
     made(netlink.add_geneve(&metadata), "geneve");
     made(netlink.add_vxlan(&metadata), "vxlan");
     for remote in ["192.168.0.2", "fd00::2"] {

@@ -7,9 +7,11 @@
 )]
 
 mod addresses;
+mod features;
 mod handle;
 mod lab;
 mod links;
+mod monitor;
 mod namespace;
 mod refusals;
 mod routes;
