@@ -84,7 +84,7 @@ impl InProcess {
                 .iter()
                 .filter(|other| other.number() != node.number())
             {
-                let peer = peer(fabric, other, tunnel);
+                let peer = peer_spec(fabric, other, tunnel);
                 running.inside(|datapath| datapath.upsert_peer(&peer))?;
             }
         }
@@ -225,11 +225,11 @@ fn config(node: &Node, tunnel: Family) -> Config {
         pod_cidrs: Family::ALL
             .map(|family| plan::pod_cidr(number, family))
             .to_vec(),
-        underlay: vec![node.address(tunnel)],
+        underlay: vec![node.tunnel_address(tunnel)],
         // Many labs on one machine: some thousand connections are enough for each.
         max_flows: 8192,
         max_pending: 8192,
-        ..Config::new(node.bpffs(), [UPLINK])
+        ..Config::new(node.bpffs(), node.uplink().interfaces().iter().copied())
     }
 }
 
@@ -247,9 +247,17 @@ fn endpoints(node: &Node) -> impl Iterator<Item = EndpointSpec> {
         })
 }
 
-fn peer(fabric: &Fabric, node: &Node, tunnel: Family) -> PeerSpec {
+/// Returns what the other nodes of a lab are told of `node`, with tunnels over the underlay's
+/// `tunnel` family.
+#[must_use]
+pub fn peer_spec(fabric: &Fabric, node: &Node, tunnel: Family) -> PeerSpec {
     let number = node.number();
     let families = fabric.plan().underlay.all().iter();
+    let mut node_addresses: Vec<_> = families
+        .flat_map(|&family| [node.address(family), node.tunnel_address(family)])
+        .chain(Family::ALL.map(|family| plan::pod_gateway(number, family)))
+        .collect();
+    node_addresses.dedup();
     let pods = (1_u8..).zip(node.pods()).flat_map(|(pod, _)| {
         Family::ALL.map(|family| RemotePod {
             address: pod_address(number, pod, family),
@@ -258,16 +266,13 @@ fn peer(fabric: &Fabric, node: &Node, tunnel: Family) -> PeerSpec {
     });
     PeerSpec {
         name: name(node),
-        address: node.address(tunnel),
-        node_addresses: families
-            .map(|&family| node.address(family))
-            .chain(Family::ALL.map(|family| plan::pod_gateway(number, family)))
-            .collect(),
+        address: node.tunnel_address(tunnel),
+        node_addresses,
         pod_cidrs: Family::ALL
             .map(|family| plan::pod_cidr(number, family))
             .to_vec(),
         pods: pods.collect(),
-        uplink: None,
+        uplink: Some(node.uplink().tunnel_interface().to_owned()),
     }
 }
 

@@ -23,7 +23,7 @@ use self::{
     site::Cast,
 };
 pub use self::{
-    in_process::{InProcess, pod_address, pod_identity},
+    in_process::{InProcess, peer_spec, pod_address, pod_identity},
     site::{Addresses, Host, NodeView, Site, SiteNode, SitePod},
 };
 use crate::{

@@ -110,6 +110,7 @@ fn paths<'s, 'a>(cast: &Cast<'s, 'a>, family: Family) -> Vec<Path<'s, 'a>> {
     } = *cast;
     let own = |host: &Host<'_>| host.addresses.get(family);
     let gateway = node.gateways.get(family);
+    let outward = node.outward.get(family);
     let path = |name, client: &'s Host<'a>, server, to: Option<IpAddr>, seen: Option<IpAddr>| {
         Some(Path {
             name,
@@ -124,7 +125,7 @@ fn paths<'s, 'a>(cast: &Cast<'s, 'a>, family: Family) -> Vec<Path<'s, 'a>> {
     [
         path(SAME_NODE, p, n, own(n), own(p)),
         path(OTHER_NODE, p, r, own(r), own(p)),
-        path(OUTSIDE, p, outside, own(outside), own(a)),
+        path(OUTSIDE, p, outside, own(outside), outward),
         path("node to its own pod", a, p, own(p), gateway),
         path("node to a pod of another node", a, r, own(r), gateway),
         path("pod to its gateway", p, a, gateway, own(p)),

@@ -48,8 +48,10 @@ pub struct Host<'a> {
 /// A node.
 #[derive(Clone, Debug)]
 pub struct SiteNode<'a> {
-    /// Its namespace, its uplink and its underlay addresses.
+    /// Its namespace, the uplink that tunnels go through, and the addresses there.
     pub host: Host<'a>,
+    /// The addresses that it and its pods have for hosts that are no nodes.
+    pub outward: Addresses,
     /// Its addresses among its pods.
     pub gateways: Addresses,
     /// The interface that the node's stack has the gateway's addresses on.
@@ -111,16 +113,20 @@ impl<'a> Site<'a> {
                 host: Host {
                     name: format!("n{number}"),
                     namespace: node.namespace(),
-                    interface: UPLINK.to_owned(),
+                    interface: node.uplink().tunnel_interface().to_owned(),
                     addresses: families
                         .iter()
-                        .map(|&family| node.address(family))
+                        .map(|&family| node.tunnel_address(family))
                         .collect(),
                 },
+                outward: families
+                    .iter()
+                    .map(|&family| node.address(family))
+                    .collect(),
                 gateways: gateways.into_iter().collect(),
                 gateway_interface: GATEWAY_INTERFACE.to_owned(),
-                tunnel: tunnel.map(|family| node.address(family)),
-                fabric_port: format!("n{number}"),
+                tunnel: tunnel.map(|family| node.tunnel_address(family)),
+                fabric_port: node.uplink().fabric_port(number),
                 pod_cidrs: Family::ALL
                     .map(|family| plan::pod_cidr(number, family))
                     .to_vec(),

@@ -13,9 +13,10 @@ use ipnet::IpNet;
 use super::{
     files,
     node::{Node, pod_names},
-    plan::{self, BRIDGE, LabName, Plan, UPLINK},
+    plan::{self, BRIDGE, LabName, Plan, SECOND_BRIDGE, UPLINK},
     processes,
     remains::Remains,
+    uplink::UplinkKind,
 };
 use crate::{
     error::{Error, Result},
@@ -208,44 +209,24 @@ impl Fabric {
             set_up_stack(namespace, forwards)?;
         }
         let router = self.router.netlink()?;
-        let bridge = self.router.netlink_result(router.add_bridge(BRIDGE))?;
-        // A bridge takes over the lowest address of its ports unless it is given one: the nodes
-        // would go on using what they have learned when a port is added later.
-        let fixed = router.set_mac(bridge.index, [2, 0, 0, 0, 0, 1]);
-        self.router.netlink_result(fixed)?;
-        self.switch_on(
-            &self.router,
-            &router,
-            &bridge,
-            plan::underlay,
-            plan::fabric_address,
-        )?;
+        let first = self.add_bridge(&router, BRIDGE, plan::underlay, plan::fabric_address)?;
+        let is_two = |node: &Node| node.uplink() == UplinkKind::Two;
+        let second = if self.nodes.iter().any(is_two) {
+            let (prefix, own) = (plan::second_underlay, plan::second_fabric_address);
+            Some(self.add_bridge(&router, SECOND_BRIDGE, prefix, own)?)
+        } else {
+            None
+        };
         for (node, planned) in self.nodes.iter().zip(&self.plan.nodes) {
-            let number = node.number();
-            let port_name = format!("n{number}");
-            let near = VethEnd {
-                mtu_bytes: Some(planned.mtu_bytes),
-                ..VethEnd::new(&port_name)
-            };
-            let far = [2, 0, 0, 0, 0, number.saturating_add(10)];
-            let port = self.add_uplink(&router, near, node.namespace(), far)?;
-            let joined = router
-                .set_master(port.index, Some(bridge.index))
-                .and_then(|()| router.set_up(port.index, true));
-            self.router.netlink_result(joined)?;
-            self.attach(
-                node.namespace(),
-                plan::underlay,
-                plan::fabric_address,
-                |family| plan::node_address(number, family),
-            )?;
+            self.connect_node(&router, node, planned.mtu_bytes, &first, second.as_ref())?;
         }
         let near = VethEnd {
             mac: Some([2, 0, 0, 0, 1, 1]),
             mtu_bytes: Some(self.plan.outside_mtu_bytes),
             ..VethEnd::new("ext")
         };
-        let port = self.add_uplink(&router, near, &self.outside, [2, 0, 0, 0, 1, 10])?;
+        let far_mac = [2, 0, 0, 0, 1, 10];
+        let port = self.add_cable(&router, near, &self.outside, UPLINK, far_mac)?;
         self.switch_on(
             &self.router,
             &router,
@@ -255,10 +236,79 @@ impl Fabric {
         )?;
         self.attach(
             &self.outside,
+            UPLINK,
             plan::outside,
             plan::outside_gateway,
             plan::outside_address,
         )
+    }
+
+    /// Adds a bridge for nodes, with the fabric's addresses on it.
+    fn add_bridge(
+        &self,
+        router: &Netlink,
+        name: &str,
+        prefix: fn(Family) -> IpNet,
+        address: fn(Family) -> IpAddr,
+    ) -> Result<Link> {
+        let bridge = self.router.netlink_result(router.add_bridge(name))?;
+        // A bridge takes over the lowest address of its ports unless it is given one: the nodes
+        // would go on using what they have learned when a port is added later.
+        let last = if name == BRIDGE { 1 } else { 2 };
+        let fixed = router.set_mac(bridge.index, [2, 0, 0, 0, 0, last]);
+        self.router.netlink_result(fixed)?;
+        self.switch_on(&self.router, router, &bridge, prefix, address)?;
+        Ok(bridge)
+    }
+
+    /// Connects a node to the first bridge, and by a second uplink of its own to the second one.
+    fn connect_node(
+        &self,
+        router: &Netlink,
+        node: &Node,
+        mtu_bytes: u32,
+        first: &Link,
+        second: Option<&Link>,
+    ) -> Result<()> {
+        let (number, uplink) = (node.number(), node.uplink());
+        for (place, (port_name, name)) in (0_u8..).zip(uplink.cables(number)) {
+            let near = VethEnd {
+                mtu_bytes: Some(mtu_bytes),
+                ..VethEnd::new(&port_name)
+            };
+            let far = [2, 0, 0, 0, 2 * place, number.saturating_add(10)];
+            let port = self.add_cable(router, near, node.namespace(), name, far)?;
+            let port = uplink.dress_port(&self.router, router, port)?;
+            let bridge = second.filter(|_| place > 0 && uplink == UplinkKind::Two);
+            let joined = router
+                .set_master(port.index, Some(bridge.unwrap_or(first).index))
+                .and_then(|()| router.set_up(port.index, true));
+            self.router.netlink_result(joined)?;
+        }
+        let netlink = node.namespace().netlink()?;
+        uplink.dress_node(node.namespace(), &netlink)?;
+        let [interface, others @ ..] = uplink.interfaces() else {
+            return Ok(());
+        };
+        self.attach(
+            node.namespace(),
+            interface,
+            plan::underlay,
+            plan::fabric_address,
+            |family| plan::node_address(number, family),
+        )?;
+        for other in others {
+            let link = node.namespace().link_of(&netlink, other)?;
+            let address = |family| plan::second_node_address(number, family);
+            self.switch_on(
+                node.namespace(),
+                &netlink,
+                &link,
+                plan::second_underlay,
+                address,
+            )?;
+        }
+        Ok(())
     }
 
     /// Every namespace with an address, and whether it forwards.
@@ -269,19 +319,20 @@ impl Fabric {
             .chain([(&self.outside, false), (&self.router, true)])
     }
 
-    /// Adds a pair whose far end is the uplink of a host; returns the near end.
-    fn add_uplink(
+    /// Adds a pair whose far end is an interface of a host; returns the near end.
+    fn add_cable(
         &self,
         router: &Netlink,
         near: VethEnd<'_>,
         host: &Namespace,
+        name: &str,
         mac: [u8; 6],
     ) -> Result<Link> {
         let far = VethEnd {
             mac: Some(mac),
             netns: Some(host.path()),
             mtu_bytes: near.mtu_bytes,
-            ..VethEnd::new(UPLINK)
+            ..VethEnd::new(name)
         };
         self.router.netlink_result(router.add_veth(near, far))
     }
@@ -290,12 +341,13 @@ impl Fabric {
     fn attach(
         &self,
         host: &Namespace,
+        interface: &str,
         prefix: fn(Family) -> IpNet,
         gateway: fn(Family) -> IpAddr,
         address: impl Fn(Family) -> IpAddr,
     ) -> Result<()> {
         let netlink = host.netlink()?;
-        let uplink = host.link_of(&netlink, UPLINK)?;
+        let uplink = host.link_of(&netlink, interface)?;
         self.switch_on(host, &netlink, &uplink, prefix, address)?;
         for &family in self.plan.underlay.all() {
             let route = Route::to(everywhere(family))
@@ -328,8 +380,11 @@ impl Fabric {
         let options = Options::default().with_timeout(Duration::from_millis(200));
         for &family in self.plan.underlay.all() {
             let nodes = self.nodes.iter().map(Node::namespace);
+            let two = self.nodes.iter();
+            let two = two.filter(|node| node.uplink() == UplinkKind::Two);
             let pairs = nodes
                 .zip(std::iter::repeat(plan::fabric_address(family)))
+                .chain(two.map(|node| (node.namespace(), plan::second_fabric_address(family))))
                 .chain([(&self.outside, plan::outside_gateway(family))]);
             for (host, gateway) in pairs {
                 loop {

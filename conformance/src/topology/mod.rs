@@ -9,10 +9,12 @@ mod node;
 pub mod plan;
 mod processes;
 mod remains;
+mod uplink;
 
 pub use self::{
     fabric::Fabric,
     node::Node,
     plan::{LabName, NodePlan, Plan},
     remains::{Remains, labs},
+    uplink::UplinkKind,
 };

@@ -8,6 +8,7 @@ use std::{
 use super::{
     files,
     plan::{self, Plan},
+    uplink::UplinkKind,
 };
 use crate::{error::Result, family::Family, netns::Namespace};
 
@@ -15,6 +16,7 @@ use crate::{error::Result, family::Family, netns::Namespace};
 #[derive(Debug)]
 pub struct Node {
     number: u8,
+    uplink: UplinkKind,
     namespace: Namespace,
     pods: Vec<Namespace>,
     bpffs: PathBuf,
@@ -40,10 +42,25 @@ impl Node {
         &self.pods
     }
 
-    /// Returns the node's address in the underlay.
+    /// Returns what the node's uplink is.
+    #[must_use]
+    pub fn uplink(&self) -> UplinkKind {
+        self.uplink
+    }
+
+    /// Returns the node's address in the underlay, that of its first uplink.
     #[must_use]
     pub fn address(&self, family: Family) -> IpAddr {
         plan::node_address(self.number, family)
+    }
+
+    /// Returns the node's address on the uplink that tunnels go through.
+    #[must_use]
+    pub fn tunnel_address(&self, family: Family) -> IpAddr {
+        match self.uplink {
+            UplinkKind::Two => plan::second_node_address(self.number, family),
+            _ => self.address(family),
+        }
     }
 
     /// Returns the node's directory for BPF pins, on a bpffs of the lab's own.
@@ -69,6 +86,9 @@ impl Node {
     fn with(plan: &Plan, number: u8, namespace: fn(&str) -> Result<Namespace>) -> Result<Self> {
         Ok(Self {
             number,
+            uplink: plan
+                .node(number)
+                .map_or_else(UplinkKind::default, |node| node.uplink),
             namespace: namespace(&plan.node_namespace(number))?,
             pods: pod_names(plan, number)
                 .map(|name| namespace(&name))
@@ -89,7 +109,6 @@ impl Node {
 
 /// Names the namespaces of a node's pods.
 pub(super) fn pod_names(plan: &Plan, node: u8) -> impl Iterator<Item = String> {
-    let index = usize::from(node).saturating_sub(1);
-    let count = plan.nodes.get(index).map_or(0, |planned| planned.pods);
+    let count = plan.node(node).map_or(0, |planned| planned.pods);
     (1..=count).map(move |pod| plan.pod_namespace(node, pod))
 }

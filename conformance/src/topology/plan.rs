@@ -10,6 +10,9 @@
 //!          192.0.2.1, 2001:db8:0:1::1 ---- routes ------+        <lab>-fabric
 //! ```
 //!
+//! A node's uplink may be something else than `eth0`, see [`UplinkKind`]; with two of them, the
+//! second one is on `br1`, with 203.0.113.11 and `2001:db8:0:3::11` on node 1.
+//!
 //! Nodes and pods are counted from 1. The pods' namespaces `<lab>-n1p1`, ... are made empty: the
 //! datapath under test gives them their interfaces.
 
@@ -23,6 +26,7 @@ use std::{
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
+use super::uplink::UplinkKind;
 use crate::{
     error::{Error, Result},
     family::{Families, Family},
@@ -32,6 +36,8 @@ use crate::{
 pub const UPLINK: &str = "eth0";
 /// Name of the bridge in the fabric's namespace.
 pub const BRIDGE: &str = "br0";
+/// Name of the bridge between the second uplinks, where nodes have such.
+pub const SECOND_BRIDGE: &str = "br1";
 
 /// Most nodes of a lab: their addresses are `.11` and up in a /24.
 const MAX_NODES: usize = 200;
@@ -63,6 +69,9 @@ pub struct NodePlan {
     /// MTU of its uplink, at both ends.
     #[serde(default = "default_mtu_bytes")]
     pub mtu_bytes: u32,
+    /// What its uplink is.
+    #[serde(default)]
+    pub uplink: UplinkKind,
     /// Whether its kernel forwards packets (`net.ipv4.ip_forward` and its IPv6 twin).
     #[serde(default)]
     pub forwards: bool,
@@ -73,6 +82,7 @@ impl Default for NodePlan {
         Self {
             pods: 2,
             mtu_bytes: default_mtu_bytes(),
+            uplink: UplinkKind::default(),
             forwards: false,
         }
     }
@@ -144,6 +154,12 @@ impl Plan {
         }
     }
 
+    /// Returns the plan of a node, counted from 1.
+    #[must_use]
+    pub fn node(&self, number: u8) -> Option<&NodePlan> {
+        self.nodes.get(usize::from(number).checked_sub(1)?)
+    }
+
     /// Returns the namespace that holds the bridge and routes to the outside.
     #[must_use]
     pub fn fabric_namespace(&self) -> String {
@@ -183,6 +199,14 @@ pub fn underlay(family: Family) -> IpNet {
     of(family, V4, V6)
 }
 
+/// Returns the prefix of the network between the nodes' second uplinks.
+#[must_use]
+pub fn second_underlay(family: Family) -> IpNet {
+    const V4: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(203, 0, 113, 0), 24);
+    const V6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0x2001, 0xdb8, 0, 3, 0, 0, 0, 0), 64);
+    of(family, V4, V6)
+}
+
 /// Returns the prefix that the outside host and the fabric share.
 #[must_use]
 pub fn outside(family: Family) -> IpNet {
@@ -213,6 +237,18 @@ pub fn pod_gateway(node: u8, family: Family) -> IpAddr {
 #[must_use]
 pub fn node_address(node: u8, family: Family) -> IpAddr {
     host(underlay(family), node.saturating_add(10))
+}
+
+/// Returns a node's address on its second uplink.
+#[must_use]
+pub fn second_node_address(node: u8, family: Family) -> IpAddr {
+    host(second_underlay(family), node.saturating_add(10))
+}
+
+/// Returns the address of the fabric between the nodes' second uplinks.
+#[must_use]
+pub fn second_fabric_address(family: Family) -> IpAddr {
+    host(second_underlay(family), 1)
 }
 
 /// Returns the address of the fabric on the nodes' side, their default gateway.
