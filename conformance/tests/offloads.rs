@@ -28,11 +28,13 @@ use datapath_conformance::{
     probe::{self, RawPort, TcpSession, UdpSession},
     topology::plan::UPLINK,
 };
+use datapath_user::Datapath;
 use etherparse::{Icmpv4Type, Icmpv6Type, SlicedPacket, TransportSlice};
 use running::{Lab, To};
 use util::{OrPanic, at, both_families, patient};
 
-/// What a sender may leave to its interface. Cutting UDP is not among it, see [`uncut_udp`].
+/// What a sender may leave to its interface. Cutting UDP is not among it: with a tunnel of its own
+/// the datapath sees to it that the sender's stack does that.
 const SWITCHES: [Offload; 2] = [Offload::TxChecksum, Offload::Tso];
 const BULK_BYTES: usize = 300_000;
 
@@ -55,7 +57,7 @@ struct Offloads {
 
 fn every_combination(tunnel: Family) {
     let lab = Lab::start("offloads", tunnel);
-    uncut_udp(&lab);
+    udp_is_cut_by_the_stack(&lab);
     for pods in [true, false] {
         for uplinks in [true, false] {
             let offloads = Offloads { pods, uplinks };
@@ -74,14 +76,16 @@ fn every_combination(tunnel: Family) {
     lab.datapaths.stop().or_panic();
 }
 
-/// Has the pods' stacks cut UDP themselves, as a tunnel written by eBPF needs: a frame of several
-/// datagrams keeps the mark of the tunnel when it is taken out of it (`skb->encapsulation`,
-/// `SKB_GSO_UDP_TUNNEL`), and the receiving socket cannot cut it any more and drops it
-/// (`udp_rcv_segment`, include/net/udp.h).
-fn uncut_udp(lab: &Lab) {
-    for pod in lab.pods() {
-        offload::set(pod, UPLINK, &[(Offload::TxUdpSegmentation, false)]).or_panic();
+/// As an interface would leave it to the tunnel, where it is lost.
+fn udp_is_cut_by_the_stack(lab: &Lab) {
+    let pods = lab.pods().map(|pod| (pod, UPLINK));
+    let nodes = lab.fabric.nodes().iter();
+    for (host, interface) in pods.chain(nodes.map(|node| (node.namespace(), "dp_host"))) {
+        let left = offload::get(host, interface, Offload::TxUdpSegmentation).or_panic();
+        assert_eq!(left, Some(false), "{} {interface}", host.name());
     }
+    let status = lab.datapaths.inside(0, Datapath::status).or_panic();
+    assert_eq!(status.udp_segmentation, "stack");
 }
 
 fn set<'a>(hosts: impl Iterator<Item = &'a Namespace>, on: bool) {

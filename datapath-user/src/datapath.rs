@@ -7,8 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use datapath_kern::abi;
 use datapath_kern::abi::flow::{End, Flow};
+use datapath_tunnel::netlink::Monitor;
 
 use crate::adoption::Adoption;
+use crate::changes::Changes;
 use crate::config::Config;
 use crate::endpoint::{EndpointSpec, EndpointView};
 use crate::error::Error;
@@ -243,6 +245,8 @@ impl Datapath {
                 abi_version: abi::VERSION,
                 tunnel: config.tunnel.name().to_owned(),
                 tunnel_why: "as configured".to_owned(),
+                udp_segmentation: node.watch.udp.name().to_owned(),
+                udp_segmentation_why: node.watch.udp.why(),
                 uplinks: node.uplinks.clone(),
                 gateways: config.gateways.clone(),
                 gateway_mac: naming::display_mac(node.gateway.mac),
@@ -258,10 +262,35 @@ impl Datapath {
                 },
                 endpoints: node.endpoints.len(),
                 peers: node.peers.len(),
+                refreshes: node.watch.refreshes,
+                changes: node.watch.changes,
                 bpffs: config.bpffs.clone(),
                 adopted: node.adoption.clone(),
             })
         })
+    }
+
+    /// Looks at the network again and follows what changed: addresses, state, names, indices and
+    /// MTUs of the uplinks, and this node's own addresses. Where nothing changed it does nothing.
+    ///
+    /// An uplink is followed by its index, under whatever name; one that is gone is found again by
+    /// its name in the configuration. While it is gone its packets are dropped, with a reason.
+    ///
+    /// Flows stay where what they were decided on does: those that are masqueraded behind an
+    /// address that is still there, all of an uplink that was down for a while. Those behind an
+    /// address that another one took the place of are removed, and begin again with the next
+    /// packet.
+    ///
+    /// # Errors
+    ///
+    /// All that could not be done, after doing the rest.
+    pub fn refresh(&self) -> Result<Changes, Error> {
+        self.with(|node| node.refresh(&self.config))
+    }
+
+    /// Starts to listen for changes of the network, for [`Datapath::follow`].
+    pub(crate) fn monitor(&self) -> Result<Monitor, Error> {
+        self.with(|node| node.monitor())
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Node>> {

@@ -236,6 +236,8 @@ pub(crate) fn pod_side(netns: &Path, interface: &str, wire: &Wire) -> PodSide {
 /// routes, which carry the MTU of the path while the interface keeps its own. What is there already
 /// is left alone.
 ///
+/// Returns a handle to its namespace, and its index there.
+///
 /// # Errors
 ///
 /// [`Error::Network`].
@@ -244,7 +246,7 @@ pub(crate) fn furnish(
     config: &Config,
     gateway_mac: Mac,
     mtu_bytes: impl Fn(bool) -> Result<u32, Error>,
-) -> Result<(), Error> {
+) -> Result<(Netlink, u32), Error> {
     let fail = || Error::network(format!("{} in {}", spec.interface, spec.netns.display()));
     let pod = Netlink::open_in(&spec.netns).map_err(fail())?;
     if let Some(lo) = pod.link("lo").map_err(fail())? {
@@ -280,18 +282,75 @@ pub(crate) fn furnish(
         };
         pod.add_neighbour(link.index, gateway, gateway_mac)
             .map_err(fail())?;
-        // To the gateway too: the node's answers would not fit on the way back otherwise.
-        let mtu_bytes = mtu_bytes(v4)?;
-        let on_link = Route::to(IpNet::from(gateway)).dev(link.index);
-        ensure(on_link.mtu(mtu_bytes)).map_err(fail())?;
-        let default = Route::to(everywhere(v4))
-            .via(gateway)
-            .dev(link.index)
-            .source(address)
-            .mtu(mtu_bytes);
-        ensure(default).map_err(fail())?;
+        for route in pod_routes(link.index, address, gateway, mtu_bytes(v4)?) {
+            ensure(route).map_err(fail())?;
+        }
     }
-    settle::wait(&spec.netns, &spec.interface, &spec.addresses)
+    settle::wait(&spec.netns, &spec.interface, &spec.addresses)?;
+    Ok((pod, link.index))
+}
+
+/// The routes of a pod in one family: to the gateway, and by it to everywhere.
+fn pod_routes(index: u32, address: IpAddr, gateway: IpAddr, mtu_bytes: u32) -> [Route; 2] {
+    // To the gateway too: the node's answers would not fit on the way back otherwise.
+    let on_link = Route::to(IpNet::from(gateway)).dev(index).mtu(mtu_bytes);
+    let default = Route::to(everywhere(address.is_ipv4()))
+        .via(gateway)
+        .dev(index)
+        .source(address)
+        .mtu(mtu_bytes);
+    [on_link, default]
+}
+
+/// Gives both ends of an endpoint's pair another MTU, and its routes that of the path.
+///
+/// # Errors
+///
+/// [`Error::Network`], [`Error::Mtu`] for a family whose packets have become too small; the other
+/// one has its routes then.
+pub(crate) fn resize(
+    node: &Netlink,
+    endpoint: &EndpointView,
+    config: &Config,
+    device_mtu_bytes: u32,
+    mtu_bytes: impl Fn(bool) -> Result<u32, Error>,
+) -> Result<(), Error> {
+    let fail = || Error::network(&endpoint.id);
+    check_netns(&endpoint.netns)?;
+    let pod = Netlink::open_in(&endpoint.netns).map_err(fail())?;
+    let link = pod.link(&endpoint.interface).map_err(fail())?;
+    let link = link.ok_or_else(|| Error::NotFound {
+        what: "interface",
+        name: format!("{} of endpoint {}", endpoint.interface, endpoint.id),
+    })?;
+    let resize = || {
+        node.set_mtu(endpoint.host_index, device_mtu_bytes)
+            .and_then(|()| pod.set_mtu(link.index, device_mtu_bytes))
+            .map_err(fail())
+    };
+    // No route may have more than its interface takes.
+    if device_mtu_bytes > link.mtu_bytes {
+        resize()?;
+    }
+    let mut errors = Vec::new();
+    for &address in &endpoint.addresses {
+        let v4 = address.is_ipv4();
+        let (Some(gateway), mtu_bytes) = (config.gateway(v4), mtu_bytes(v4)) else {
+            continue;
+        };
+        match mtu_bytes {
+            Ok(mtu_bytes) => {
+                for route in pod_routes(link.index, address, gateway, mtu_bytes) {
+                    errors.extend(pod.replace_route(&route).map_err(fail()).err());
+                }
+            }
+            Err(error) => errors.push(error),
+        }
+    }
+    if device_mtu_bytes < link.mtu_bytes {
+        errors.extend(resize().err());
+    }
+    Error::collect(errors)
 }
 
 fn everywhere(v4: bool) -> IpNet {

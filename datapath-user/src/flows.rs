@@ -120,14 +120,47 @@ pub(crate) fn sweep(
                 continue;
             }
             let partner = partner.map(|(of_pending, _)| (of_pending, partner_key));
-            for (of_pending, key) in [Some((of_pending, key)), partner].into_iter().flatten() {
-                let (table, name) = table_of(maps, of_pending);
-                gone(table.remove(&key)).map_err(Error::map("remove from", name))?;
-                report.removed += 1;
-            }
+            report.removed += remove_halves(maps, [Some((of_pending, key)), partner])?;
         }
     }
     Ok(report)
+}
+
+/// Removes flows one half of which is `due`; returns how many entries that were.
+///
+/// # Errors
+///
+/// [`Error::Map`].
+pub(crate) fn remove(
+    maps: &mut Maps,
+    due: impl Fn(&FlowKey, &Flow) -> bool,
+) -> Result<usize, Error> {
+    let mut removed = 0;
+    for of_pending in [false, true] {
+        let (table, name) = table_of(maps, of_pending);
+        for (key, flow) in entries(table, name)? {
+            if due(&key, &flow) {
+                let partner_key = flow.partner_key(&key);
+                let halves = [key, partner_key].map(|key| {
+                    let (of_pending, _) = find(maps, &key, flow.pair)?;
+                    Some((of_pending, key))
+                });
+                removed += remove_halves(maps, halves)?;
+            }
+        }
+    }
+    Ok(removed)
+}
+
+/// Removes the halves of a flow that are there, each given by its table (true: pending) and key.
+fn remove_halves(maps: &mut Maps, halves: [Option<(bool, FlowKey)>; 2]) -> Result<usize, Error> {
+    let mut removed = 0;
+    for (of_pending, key) in halves.into_iter().flatten() {
+        let (table, name) = table_of(maps, of_pending);
+        gone(table.remove(&key)).map_err(Error::map("remove from", name))?;
+        removed += 1;
+    }
+    Ok(removed)
 }
 
 /// One of the tables, with its name.

@@ -193,6 +193,20 @@ impl Gateway {
         settle::wait(Path::new("/proc/thread-self/ns/net"), HOST, gateways)
     }
 
+    /// Gives both ends another MTU.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Network`].
+    pub(crate) fn set_mtu(&self, netlink: &Netlink, mtu_bytes: u32) -> Result<(), Error> {
+        for index in [self.net_index, self.index] {
+            netlink
+                .set_mtu(index, mtu_bytes)
+                .map_err(Error::network(HOST))?;
+        }
+        Ok(())
+    }
+
     /// Attaches the programs of the pair.
     ///
     /// # Errors

@@ -41,12 +41,14 @@
 
 mod adoption;
 mod bpffs;
+mod changes;
 mod config;
 mod datapath;
 mod endpoint;
 mod error;
 mod events;
 mod flows;
+mod follow;
 mod gateway;
 mod inventory;
 mod journal;
@@ -59,11 +61,13 @@ mod peer;
 mod probe;
 mod programs;
 mod remains;
+mod segmentation;
 mod settle;
 mod status;
 mod uplink;
 
 pub use adoption::Adoption;
+pub use changes::{Change, Changes};
 pub use config::{Config, IdentityFrom, PortRange, Timeouts, Tunnel};
 pub use datapath::Datapath;
 pub use endpoint::{EndpointSpec, EndpointView};
@@ -75,4 +79,4 @@ pub use object::{OBJECT, PROGRAMS};
 pub use peer::{PeerSpec, PeerView, RemotePod};
 pub use remains::{Removed, cleanup};
 pub use status::{Status, TableUse};
-pub use uplink::UplinkView;
+pub use uplink::{UplinkState, UplinkView};

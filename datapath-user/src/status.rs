@@ -20,6 +20,13 @@ pub struct Status {
     pub tunnel: String,
     /// Why that way.
     pub tunnel_why: String,
+    /// Who cuts what sockets send by `UDP_SEGMENT` into datagrams: the senders' `stack`, or the
+    /// first `interface` that has to.
+    #[serde(default)]
+    pub udp_segmentation: String,
+    /// Why that one.
+    #[serde(default)]
+    pub udp_segmentation_why: String,
     /// The uplinks.
     pub uplinks: Vec<UplinkView>,
     /// The pods' gateway addresses.
@@ -38,6 +45,12 @@ pub struct Status {
     pub endpoints: usize,
     /// Peers.
     pub peers: usize,
+    /// How often the network was looked at again.
+    #[serde(default)]
+    pub refreshes: u64,
+    /// How many changes that has found.
+    #[serde(default)]
+    pub changes: u64,
     /// Where maps and links are pinned.
     pub bpffs: PathBuf,
     /// What was taken over from an earlier process; none where this one built it.

@@ -21,6 +21,8 @@ use datapath_conformance::{
     },
 };
 
+use datapath_user::Config;
+
 use crate::util::{OrPanic, at, lab_name};
 
 /// The port of the servers.
@@ -63,8 +65,13 @@ impl To {
 
 impl Lab {
     pub fn start(what: &str, tunnel: Family) -> Self {
-        let fabric = Fabric::build(Plan::new(lab_name(what))).or_panic();
-        let datapaths = InProcess::start(&fabric, tunnel).or_panic();
+        Self::with(Plan::new(lab_name(what)), tunnel, |_| {})
+    }
+
+    /// A lab of a plan with two nodes of two pods, its datapaths' settings changed by `adjust`.
+    pub fn with(plan: Plan, tunnel: Family, adjust: impl Fn(&mut Config)) -> Self {
+        let fabric = Fabric::build(plan).or_panic();
+        let datapaths = InProcess::with(&fabric, tunnel, adjust).or_panic();
         let mut this = Self {
             servers: Vec::new(),
             datapaths,

@@ -63,6 +63,7 @@ impl Node {
             .netlink
             .addresses()
             .map_err(Error::network("this namespace"))?;
+        self.begin_watch(config, &addresses);
         self.adopt_host(config)?;
         self.adopt_uplinks()?;
         let known = self.maps.prefixes()?;

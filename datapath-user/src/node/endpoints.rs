@@ -145,9 +145,10 @@ impl Node {
         self.netlink
             .set_up(wire.host_index, true)
             .map_err(Error::network(&wire.host_interface))?;
-        endpoint::furnish(spec, config, self.gateway.mac, |v4| {
+        let (pod, index) = endpoint::furnish(spec, config, self.gateway.mac, |v4| {
             uplink::mtu_bytes(self.mtu, v4)
         })?;
+        self.watch.udp.set_up(&pod, index, &spec.id);
         self.journal
             .put(End::endpoint(slot), &record_of(spec, phase::WHOLE))
     }

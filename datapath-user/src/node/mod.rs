@@ -5,6 +5,7 @@ mod endpoints;
 mod peers;
 mod prefixes;
 mod recover;
+mod refresh;
 mod settings;
 
 use std::net::IpAddr;
@@ -22,6 +23,7 @@ use ipnet::IpNet;
 
 pub(crate) use self::endpoints::Local;
 pub(crate) use self::peers::Remote;
+use self::refresh::Watch;
 use crate::adoption::Adoption;
 use crate::bpffs::Pins;
 use crate::config::Config;
@@ -52,6 +54,7 @@ pub(crate) struct Node {
     programs: Programs,
     journal: Journal,
     netlink: Netlink,
+    pub(crate) watch: Watch,
     /// The lock goes last.
     pins: Pins,
 }
@@ -162,6 +165,7 @@ impl Node {
             endpoints: ByName::new(),
             peers: ByName::new(),
             adoption: None,
+            watch: Watch::default(),
             programs,
             journal,
             netlink: site.netlink,
@@ -171,6 +175,7 @@ impl Node {
 
     /// Fills the maps, then attaches the programs, then routes pods to them.
     fn start(&mut self, config: &Config, addresses: &[Address]) -> Result<(), Error> {
+        self.begin_watch(config, addresses);
         let generation = self.next_generation()?;
         let host = self.host_entry(config, generation);
         self.maps
@@ -216,9 +221,9 @@ impl Node {
         Gateway::attach(&mut self.programs)?;
         for uplink in &self.uplinks {
             self.programs
-                .attach("from_uplink", &uplink.name, TcAttachType::Ingress)?;
+                .attach("from_uplink", &uplink.interface, TcAttachType::Ingress)?;
             self.programs
-                .attach("to_uplink", &uplink.name, TcAttachType::Egress)?;
+                .attach("to_uplink", &uplink.interface, TcAttachType::Egress)?;
         }
         Ok(())
     }

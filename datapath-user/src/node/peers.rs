@@ -1,16 +1,19 @@
 //! Peers into the kernel, and out of it again.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
 
 use datapath_kern::abi::addr::Addr;
 use datapath_kern::abi::flow::{End, Flow};
+use datapath_kern::abi::ipcache::IpEntry;
 use datapath_kern::abi::nexthop::{self, NextHop, PEERS_BASE};
 use datapath_kern::abi::state::{Record, phase};
 use datapath_kern::abi::tunnel::{MAX_PEERS, Peer};
 use ipnet::IpNet;
 
 use super::{Node, with_more};
+use crate::changes::Change;
 use crate::config::{Config, Tunnel};
 use crate::datapath::{free_number, of_family};
 use crate::error::Error;
@@ -26,6 +29,13 @@ use crate::uplink::{self, UplinkView};
 pub(crate) struct Remote {
     pub(crate) view: PeerView,
     pub(super) spec: PeerSpec,
+}
+
+impl Remote {
+    /// What the ipcache says of it.
+    pub(super) fn prefixes(&self) -> Vec<(IpNet, IpEntry)> {
+        self.spec.prefixes(self.view.index)
+    }
 }
 
 impl Node {
@@ -62,7 +72,6 @@ impl Node {
             self.forget_routes(config, old_spec, spec)?;
         }
         let entry = entry(spec, local, &uplink, generation);
-        let hop = hop(spec, &uplink);
         self.peers.insert(
             spec.name.clone(),
             Remote {
@@ -71,7 +80,7 @@ impl Node {
             },
         );
         let installed = self
-            .install_peer(config, spec, index, entry, hop)
+            .install_peer(config, spec, index, entry)
             .and_then(|()| self.journal.put(end, &record_of(spec, phase::WHOLE)));
         match installed {
             Ok(()) => Ok(view),
@@ -88,10 +97,9 @@ impl Node {
         spec: &PeerSpec,
         index: u16,
         entry: Peer,
-        hop: NextHop,
     ) -> Result<(), Error> {
         let number = u32::from(index);
-        self.set_next_hop(PEERS_BASE + number, hop)?;
+        self.renew_peer_hop(index, &entry)?;
         // What flows are judged by comes before the generation that has them judged again.
         for (prefix, entry) in spec.prefixes(index) {
             self.maps.set_prefix(prefix, entry)?;
@@ -110,6 +118,79 @@ impl Node {
             }
         }
         self.renew_world()
+    }
+
+    /// Has the next packet to a peer ask the kernel for the way. Flows go on pointing to the slot,
+    /// which is the peer's for good: its tag stays.
+    pub(super) fn renew_peer_hop(&mut self, index: u16, entry: &Peer) -> Result<(), Error> {
+        let slot = PEERS_BASE + u32::from(index);
+        let old = self
+            .maps
+            .next_hops
+            .get(&slot, 0)
+            .map_err(Error::map("read", "next_hops"))?;
+        let hop = NextHop {
+            gateway: entry.address,
+            interface: entry.interface,
+            kind: nexthop::kind::UNRESOLVED,
+            refreshed_s: 0,
+            path_mtu_until_s: if old.gateway == entry.address {
+                old.path_mtu_until_s
+            } else {
+                0
+            },
+            ..old
+        };
+        self.maps
+            .next_hops
+            .set(slot, hop, 0)
+            .map_err(Error::map("write to", "next_hops"))
+    }
+
+    /// Has a peer be behind its uplink as that is now; next hops by the `stale` interfaces are
+    /// looked up again.
+    ///
+    /// No flow is judged again for it: tunnel packets are checked against the peer's entry each.
+    pub(super) fn follow_peer(
+        &mut self,
+        config: &Config,
+        name: &str,
+        stale: &BTreeSet<u32>,
+    ) -> Result<Option<Change>, Error> {
+        let Some(Remote { view, spec }) = self.peers.get(name) else {
+            return Ok(None);
+        };
+        let uplink = self.uplink_of(spec)?;
+        let mut view = view.clone();
+        let number = u32::from(view.index);
+        let former = view.local;
+        // As long as there is no other one, it may come back.
+        if let Some(local) = local_end(config, view.address, &uplink, Some(former)) {
+            view.local = local;
+        }
+        let old = self
+            .maps
+            .peers
+            .get(&number, 0)
+            .map_err(Error::map("read", "peers"))?;
+        let new = entry(spec, view.local, &uplink, view.generation);
+        if new != old {
+            self.maps
+                .peers
+                .set(number, new, 0)
+                .map_err(Error::map("write to", "peers"))?;
+        }
+        if new != old || stale.contains(&new.interface) {
+            self.renew_peer_hop(view.index, &new)?;
+        }
+        let local = view.local;
+        if let Some(remote) = self.peers.get_mut(name) {
+            remote.view = view;
+        }
+        Ok((local != former).then(|| Change::PeerLocal {
+            peer: name.to_owned(),
+            local,
+        }))
     }
 
     pub(crate) fn remove_peer(&mut self, config: &Config, name: &str) -> Result<(), Error> {
@@ -169,9 +250,8 @@ impl Node {
         spec: &PeerSpec,
     ) -> Result<(UplinkView, IpAddr), Error> {
         let uplink = self.uplink_of(spec)?;
-        let v4 = spec.address.is_ipv4();
-        let local = of_family(&config.underlay, v4).or_else(|| uplink.address(v4));
-        let local = local.ok_or(Error::Invalid {
+        let before = self.peers.get(&spec.name).map(|peer| peer.view.local);
+        let local = local_end(config, spec.address, &uplink, before).ok_or(Error::Invalid {
             what: "peer address",
             value: spec.address.to_string(),
             rule: "this node has no underlay address of its family",
@@ -353,13 +433,19 @@ pub(super) fn entry(spec: &PeerSpec, local: IpAddr, uplink: &UplinkView, generat
     }
 }
 
-pub(super) fn hop(spec: &PeerSpec, uplink: &UplinkView) -> NextHop {
-    NextHop {
-        gateway: spec.address.into(),
-        interface: uplink.index,
-        kind: nexthop::kind::UNRESOLVED,
-        ..NextHop::default()
-    }
+/// This node's end of the tunnel to `peer`: as configured, else what it was before while the uplink
+/// has it, else the uplink's first address.
+fn local_end(
+    config: &Config,
+    peer: IpAddr,
+    uplink: &UplinkView,
+    before: Option<IpAddr>,
+) -> Option<IpAddr> {
+    let v4 = peer.is_ipv4();
+    let still = |local: &IpAddr| local.is_ipv4() == v4 && uplink.addresses.contains(local);
+    of_family(&config.underlay, v4)
+        .or(before.filter(still))
+        .or_else(|| uplink.address(v4))
 }
 
 fn record_of(spec: &PeerSpec, phase: u32) -> Record {

@@ -1,11 +1,30 @@
 //! What the ipcache says of this node.
 
+use std::net::IpAddr;
+
 use datapath_kern::abi::endpoint::identity;
 use datapath_kern::abi::ipcache::{self, IpEntry};
 use datapath_tunnel::netlink::{Address, Scope};
 use ipnet::IpNet;
 
 use crate::config::Config;
+
+/// What the ipcache says of each of this node's own addresses.
+pub(super) const HOST: IpEntry = IpEntry {
+    identity: identity::HOST,
+    index: 0,
+    kind: ipcache::kind::HOST,
+    flags: 0,
+};
+
+/// This node's own addresses: the gateways, and all of its interfaces' that are good anywhere.
+pub(super) fn hosts(config: &Config, addresses: &[Address]) -> impl Iterator<Item = IpAddr> {
+    addresses
+        .iter()
+        .filter(|address| address.scope == Scope::Universe && !address.net.addr().is_loopback())
+        .map(|address| address.net.addr())
+        .chain(config.gateways.iter().copied())
+}
 
 /// What the ipcache says of this node before anyone else is known. Shorter prefixes give way to
 /// longer ones: a pod's address to its range.
@@ -32,17 +51,7 @@ pub(super) fn own(config: &Config, addresses: &[Address]) -> Vec<(IpNet, IpEntry
         .pod_cidrs
         .iter()
         .map(|&cidr| (cidr, entry(identity::UNKNOWN, ipcache::kind::VACANT, 0)));
-    let own = addresses
-        .iter()
-        .filter(|address| address.scope == Scope::Universe && !address.net.addr().is_loopback())
-        .map(|address| address.net.addr())
-        .chain(config.gateways.iter().copied())
-        .map(|address| {
-            (
-                IpNet::from(address),
-                entry(identity::HOST, ipcache::kind::HOST, 0),
-            )
-        });
+    let own = hosts(config, addresses).map(|address| (IpNet::from(address), HOST));
     std::iter::once(of_v4)
         .chain(outside)
         .chain(vacant)

@@ -7,7 +7,6 @@ use datapath_kern::abi::addr::Addr;
 use datapath_kern::abi::endpoint::{Endpoint, MAX_ENDPOINTS};
 use datapath_kern::abi::flow::End;
 use datapath_kern::abi::ipcache::{IpEntry, kind};
-use datapath_kern::abi::nexthop::PEERS_BASE;
 use datapath_kern::abi::state::{Record, phase};
 use datapath_kern::abi::tunnel::{MAX_PEERS, Peer};
 use datapath_tunnel::netlink::Link;
@@ -95,13 +94,16 @@ impl Node {
 
     /// Gives a pod back what it lost. That a pod cannot be mended is no reason to leave the others
     /// alone.
-    fn mend_pod(&self, config: &Config, view: &EndpointView) {
+    fn mend_pod(&mut self, config: &Config, view: &EndpointView) {
         let furnished = endpoint::furnish(&view.spec(), config, self.gateway.mac, |v4| {
             uplink::mtu_bytes(self.mtu, v4)
         });
-        if let Err(error) = furnished {
-            let error = &error as &dyn std::error::Error;
-            tracing::warn!(id = %view.id, error, "pod left as it is");
+        match furnished {
+            Ok((pod, index)) => self.watch.udp.set_up(&pod, index, &view.id),
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(id = %view.id, error, "pod left as it is");
+            }
         }
     }
 
@@ -225,7 +227,7 @@ impl Node {
         let mut new = peers::entry(spec, local, &uplink, old.generation);
         if new != old {
             new.generation = self.next_generation()?;
-            self.set_next_hop(PEERS_BASE + number, peers::hop(spec, &uplink))?;
+            self.renew_peer_hop(index, &new)?;
             self.maps
                 .peers
                 .set(number, new, 0)

@@ -7,6 +7,7 @@ mod node;
 use std::{
     io::{self, Write},
     sync::Arc,
+    thread,
     time::Duration,
 };
 
@@ -49,8 +50,10 @@ pub fn run(config: &Config) -> Result<()> {
     let stop = runtime.block_on(async { Stop::new() })?;
     let socket = Socket::listen(&config.socket)?;
     let node = Arc::new(LocalNode::open(config)?);
+    let following = Following::start(&node)?;
     let served = runtime.block_on(serve(&socket, &node, stop));
     tracing::info!("stopping");
+    following.stop();
     // Sweeps and requests that still run have the node.
     runtime.shutdown_timeout(PATIENCE);
     let stopped = match (Arc::try_unwrap(node), config.on_stop) {
@@ -62,6 +65,37 @@ pub fn run(config: &Config) -> Result<()> {
         (Err(_), _) => Err(Error::Busy { patience: PATIENCE }),
     };
     served.and(stopped)
+}
+
+/// The thread that follows the changes of the node's network.
+struct Following {
+    stopper: io::PipeWriter,
+    thread: thread::JoinHandle<()>,
+}
+
+impl Following {
+    /// Starts it in the calling thread's network namespace.
+    fn start(node: &Arc<LocalNode>) -> Result<Self> {
+        let (stop, stopper) = io::pipe().map_err(Error::os("make", "a pipe"))?;
+        let node = Arc::clone(node);
+        let thread = thread::Builder::new()
+            .name("dp-follow".to_owned())
+            .spawn(move || {
+                if let Err(error) = node.follow(&stop) {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::error!(error, "changes of the network are not followed any more");
+                }
+            })
+            .map_err(Error::os("start", "the thread that follows the network"))?;
+        Ok(Self { stopper, thread })
+    }
+
+    fn stop(self) {
+        drop(self.stopper);
+        if self.thread.join().is_err() {
+            tracing::error!("the thread that follows the network panicked");
+        }
+    }
 }
 
 async fn serve(socket: &Socket, node: &Arc<LocalNode>, stop: Stop) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    os::unix::fs::DirBuilderExt,
+    os::{fd::AsFd, unix::fs::DirBuilderExt},
     process,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
@@ -109,6 +109,15 @@ impl LocalNode {
             "flows swept"
         );
         Ok(())
+    }
+
+    /// Follows changes of the network until `stop` is closed, see [`Datapath::follow`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Datapath`] when it cannot listen.
+    pub fn follow(&self, stop: impl AsFd) -> Result<()> {
+        Ok(self.datapath.follow(stop)?)
     }
 
     fn fill(&self, config: &Config) -> Result<()> {

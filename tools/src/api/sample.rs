@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use datapath_ipam::{Lease, Owner, PoolUsage, Reservation};
-use datapath_user::{NatView, UplinkView};
+use datapath_user::{NatView, UplinkState, UplinkView};
 
 use super::*;
 
@@ -24,9 +24,13 @@ pub(crate) fn status() -> Status {
             abi_version: 1,
             tunnel: "direct".to_owned(),
             tunnel_why: "as configured".to_owned(),
+            udp_segmentation: "stack".to_owned(),
+            udp_segmentation_why: "the tunnel cannot carry frames of several datagrams".to_owned(),
             uplinks: vec![UplinkView {
                 name: "eth0".to_owned(),
+                interface: "eth0".to_owned(),
                 index: 2,
+                state: UplinkState::Up,
                 mtu_bytes: 1500,
                 addresses: vec![ip("192.0.2.11"), ip("2001:db8:0:1::11")],
                 masquerade: vec![ip("192.0.2.11"), ip("2001:db8:0:1::11")],
@@ -47,6 +51,8 @@ pub(crate) fn status() -> Status {
             },
             endpoints: 2,
             peers: 1,
+            refreshes: 3,
+            changes: 1,
             bpffs: "/run/datapath/bpffs".into(),
             adopted: Some(datapath_user::Adoption {
                 endpoints_kept: 2,

@@ -1,7 +1,7 @@
 //! `dpctl status`
 
 use clap::Args;
-use datapath_user::Adoption;
+use datapath_user::{Adoption, UplinkState};
 
 use super::{Context, Outcome};
 use crate::{
@@ -48,13 +48,23 @@ fn rows(status: &api::Status, socket: String) -> Vec<(&'static str, String)> {
     ];
     for uplink in &datapath.uplinks {
         let (name, mtu) = (&uplink.name, uplink.mtu_bytes);
-        let mut text = format!("{name}, MTU {mtu}: {}", list(&uplink.addresses));
+        let mut text = name.clone();
+        if uplink.interface != *name {
+            text.push_str(", now called ");
+            text.push_str(&uplink.interface);
+        }
+        if uplink.state != UplinkState::Up {
+            text.push_str(", ");
+            text.push_str(&uplink.state.to_string());
+        }
+        text = format!("{text}, MTU {mtu}: {}", list(&uplink.addresses));
         if !uplink.masquerade.is_empty() {
             text.push_str("; pods leave behind ");
             text.push_str(&list(&uplink.masquerade));
         }
         rows.push(("uplink", text));
     }
+    let segmentation = (&datapath.udp_segmentation, &datapath.udp_segmentation_why);
     let gateways = list(&datapath.gateways);
     rows.extend([
         (
@@ -63,6 +73,17 @@ fn rows(status: &api::Status, socket: String) -> Vec<(&'static str, String)> {
                 "{}, MTU {}",
                 list(&datapath.pod_cidrs),
                 datapath.pod_mtu_bytes
+            ),
+        ),
+        (
+            "UDP GSO",
+            format!("by the {}: {}", segmentation.0, segmentation.1),
+        ),
+        (
+            "network",
+            format!(
+                "looked at again {} times, changes found: {}",
+                datapath.refreshes, datapath.changes
             ),
         ),
         ("gateway", format!("{gateways} at {}", datapath.gateway_mac)),
@@ -127,6 +148,8 @@ mod tests {
         tunnel     direct: as configured
         uplink     eth0, MTU 1500: 192.0.2.11, 2001:db8:0:1::11; pods leave behind 192.0.2.11, 2001:db8:0:1::11
         pods       10.244.1.0/24, fd00:10:244:1::/64, MTU 1450
+        UDP GSO    by the stack: the tunnel cannot carry frames of several datagrams
+        network    looked at again 3 times, changes found: 1
         gateway    10.244.1.1, fd00:10:244:1::1 at 02:00:00:00:00:01
         flows      1500 of 131072 entries (1.1%)
         pending    0 of 32768 entries (0.0%)
