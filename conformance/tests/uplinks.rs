@@ -416,6 +416,17 @@ fn an_address_takes_the_place_of_another_one() {
     let flows = sessions.flows(&lab);
     refresh(&lab, 0);
     assert_eq!(sessions.flows(&lab), flows);
+    // The kernel leaves the IPv6 default route, but a pod does not leave under its own address.
+    let routes = hands.netlink.routes().unwrap();
+    let everywhere = default_route(index, Family::Ipv6).destination;
+    assert!(
+        routes.iter().any(|route| route.destination == everywhere),
+        "{routes:?}"
+    );
+    let before = no_route(&lab);
+    let server = To::Outside.server(Family::Ipv6);
+    assert!(probe::udp_echo(lab.pod(1, 2), server, &[100], &impatient()).is_err());
+    assert!(no_route(&lab) > before, "not dropped with the reason");
     hands.restore(index, another);
     let changes = refresh(&lab, 0);
     let local = Change::PeerLocal {

@@ -10,6 +10,7 @@ use crate::abi::flow::{flags, scope};
 use crate::abi::ipcache::kind;
 use crate::abi::mark;
 use crate::abi::metric::Direction;
+use crate::abi::tunnel::Uplink;
 use crate::env::{Env, Table};
 use crate::packet::{Frame, Headers, Kind, Packet, Part};
 use crate::stage::flow::{self, Hit};
@@ -229,12 +230,7 @@ fn leave_node<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Outco
 #[inline(always)]
 fn masquerades<E: Env>(env: &E, interface: u32, hdr: &Headers) -> bool {
     let uplink = env.uplinks().get(&interface).unwrap_or_default();
-    let behind = if hdr.key.destination.is_v4() {
-        uplink.masquerade_v4
-    } else {
-        uplink.masquerade_v6
-    };
-    !behind.is_none()
+    !uplink.masquerade(hdr.key.destination.is_v4()).is_none()
 }
 
 /// Enters a flow that the stack sends out of an uplink: behind the uplink's address where it is a
@@ -247,11 +243,14 @@ fn leave_by_stack<E: Env>(env: &E, work: &mut Work) -> Result<(), DropReason> {
         .uplinks()
         .get(&arrival.interface)
         .ok_or(DropReason::NoRoute)?;
-    let masquerade = match (hdr.key.scope, hdr.key.destination.is_v4()) {
-        (scope::STACK, true) => uplink.masquerade_v4,
-        (scope::STACK, false) => uplink.masquerade_v6,
-        _ => hdr.key.source,
+    let masquerade = if hdr.key.scope == scope::STACK {
+        uplink.masquerade(hdr.key.destination.is_v4())
+    } else {
+        hdr.key.source
     };
+    if masquerade == Uplink::NO_ADDRESS {
+        return Err(DropReason::NoRoute);
+    }
     let entry = env.ipcache(&hdr.key.destination).unwrap_or_default();
     let (end, identity) = origin::who(entry);
     work.route = Route {

@@ -14,6 +14,7 @@ use std::net::IpAddr;
 
 use datapath_kern::abi::flow::FlowKey;
 use datapath_kern::abi::metric::Direction;
+use datapath_kern::abi::tunnel::Uplink;
 use datapath_kern::env::Table;
 use datapath_kern::host::{Buffer, Hook, Host, plan};
 use datapath_kern::packet::Family;
@@ -451,6 +452,45 @@ fn a_protocol_without_known_ports_is_not_masqueraded() {
     };
     from_pod(&host, 1, 1, &answer).dropped(Direction::Egress, DropReason::IcmpUnrelated);
     assert!(host.pending.is_empty());
+}
+
+/// Neither does a pod leave under its own address, nor do its flows end: the address may come back.
+#[rstest]
+fn without_an_address_to_masquerade_behind_nothing_leaves(
+    #[values(Family::V4, Family::V6)] family: Family,
+) {
+    let host = node(1, Family::V4);
+    let from_port = |port| {
+        let l4 = L4::Tcp(port, 443, SYN);
+        Tuple::new(plan::pod(1, 1, family), plan::outside(family), l4)
+    };
+    let begun = from_port(40_000);
+    let first = masqueraded(&from_pod(&host, 1, 1, &begun), &begun);
+    let uplink = host.uplinks.get(&plan::UPLINK).unwrap();
+    let without = Uplink {
+        masquerade_v4: Uplink::NO_ADDRESS,
+        masquerade_v6: Uplink::NO_ADDRESS,
+    };
+    host.uplinks.set(plan::UPLINK, without).unwrap();
+    host.peers.update(&0, |world| world.generation += 1);
+    let entries = host.pending.len();
+    for tuple in [begun, from_port(40_001)] {
+        from_pod(&host, 1, 1, &tuple).dropped(Direction::Egress, DropReason::NoRoute);
+    }
+    // The stack is no way round it.
+    let bytes = frame::build(
+        plan::node_mac(1),
+        plan::node_mac(plan::ROUTER),
+        &begun,
+        63,
+        b"hi",
+    );
+    run(&host, Hook::ToUplink, plan::UPLINK, &bytes)
+        .dropped(Direction::Egress, DropReason::NoRoute);
+    assert_eq!(host.pending.len(), entries);
+    host.uplinks.set(plan::UPLINK, uplink).unwrap();
+    let again = masqueraded(&from_pod(&host, 1, 1, &begun), &begun);
+    assert_eq!(again, first);
 }
 
 #[test]

@@ -74,13 +74,18 @@ impl UplinkView {
     }
 
     /// What the datapath is told of it.
-    pub(crate) fn entry(&self) -> Entry {
+    pub(crate) fn entry(&self, config: &Config) -> Entry {
+        let without = if config.masquerade {
+            Entry::NO_ADDRESS
+        } else {
+            Addr::NONE
+        };
         let behind = |v4| {
             let found = self
                 .masquerade
                 .iter()
                 .find(|address| address.is_ipv4() == v4);
-            found.map_or(Addr::NONE, |&address| address.into())
+            found.map_or(without, |&address| address.into())
         };
         Entry {
             masquerade_v4: behind(true),

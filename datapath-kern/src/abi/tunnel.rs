@@ -35,9 +35,27 @@ crate::abi!(Peer, size = 48, align = 8);
 )]
 #[repr(C)]
 pub struct Uplink {
-    /// IPv4 address that pods are masqueraded behind; none: they are not.
+    /// IPv4 address that pods are masqueraded behind; none: they are not;
+    /// [`Uplink::NO_ADDRESS`]: they should be.
     pub masquerade_v4: Addr,
-    /// IPv6 address that pods are masqueraded behind; none: they are not.
+    /// IPv6 address that pods are masqueraded behind, likewise.
     pub masquerade_v6: Addr,
 }
 crate::abi!(Uplink, size = 32, align = 8);
+
+impl Uplink {
+    /// In the place of an address: pods are to be masqueraded, but for now the uplink has none of
+    /// the family. Their packets do not leave under their own addresses instead.
+    pub const NO_ADDRESS: Addr = Addr::from_v4_bytes([0; 4]);
+
+    /// What pods are masqueraded behind when they send to a destination of the family.
+    #[inline(always)]
+    #[must_use]
+    pub const fn masquerade(&self, v4: bool) -> Addr {
+        if v4 {
+            self.masquerade_v4
+        } else {
+            self.masquerade_v6
+        }
+    }
+}

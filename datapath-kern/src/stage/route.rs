@@ -5,6 +5,7 @@ use crate::abi::config::tunnel;
 use crate::abi::flow::{End, flags};
 use crate::abi::ipcache::{self, kind};
 use crate::abi::nexthop::PEERS_BASE;
+use crate::abi::tunnel::Uplink;
 use crate::env::{Env, Fib, FibQuery, Table};
 use crate::stage::nexthop;
 use crate::stage::origin::{generation, who};
@@ -98,7 +99,8 @@ pub fn back_by_stack<E: Env>(env: &E, work: &mut Work) -> Result<(), DropReason>
 }
 
 /// The way out of this node, by the routing table: out of an uplink, or through the stack where
-/// the interface is none of ours.
+/// the interface is none of ours. There is none for a pod that would have to leave behind an
+/// address that the uplink does not have.
 #[inline(always)]
 fn out<E: Env>(env: &E, entry: ipcache::IpEntry, work: &mut Work) -> Result<(), DropReason> {
     let (end, identity) = who(entry);
@@ -127,19 +129,21 @@ fn out<E: Env>(env: &E, entry: ipcache::IpEntry, work: &mut Work) -> Result<(), 
     work.route.next_hop_tag = slot.tag;
     let keeps_source =
         entry.flags & ipcache::flags::NO_MASQUERADE != 0 || entry.kind == kind::PEER_POD;
-    if !keeps_source {
-        let v4 = work.destination.is_v4();
-        work.route.masquerade = if v4 {
-            uplink.masquerade_v4
-        } else {
-            uplink.masquerade_v6
-        };
-    }
-    let own_address = work.route.masquerade.is_none() && env.tunnel() == tunnel::DIRECT;
+    let masquerade = if keeps_source {
+        Addr::NONE
+    } else {
+        uplink.masquerade(work.destination.is_v4())
+    };
+    let without = masquerade == Uplink::NO_ADDRESS;
+    let own_address = (masquerade.is_none() || without) && env.tunnel() == tunnel::DIRECT;
     if own_address && entry.kind == kind::PEER_NODE {
         // Its answers come through the tunnel, as to any of our pods: so must the question go.
         return to_peer(env, entry.index, work);
     }
+    if without {
+        return Err(DropReason::NoRoute);
+    }
+    work.route.masquerade = masquerade;
     Ok(())
 }
 

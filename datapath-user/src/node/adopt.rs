@@ -65,7 +65,7 @@ impl Node {
             .map_err(Error::network("this namespace"))?;
         self.begin_watch(config, &addresses);
         self.adopt_host(config)?;
-        self.adopt_uplinks()?;
+        self.adopt_uplinks(config)?;
         let known = self.maps.prefixes()?;
         self.adopt_endpoints(config, adoption)?;
         self.adopt_peers(config, &known, adoption)?;
@@ -113,7 +113,7 @@ impl Node {
         Ok(())
     }
 
-    fn adopt_uplinks(&mut self) -> Result<(), Error> {
+    fn adopt_uplinks(&mut self, config: &Config) -> Result<(), Error> {
         let known = self.maps.uplinks.keys().collect::<Result<Vec<_>, _>>();
         for index in known.map_err(Error::map("read", "uplinks"))? {
             if !self.uplinks.iter().any(|uplink| uplink.index == index) {
@@ -124,7 +124,7 @@ impl Node {
         for uplink in &self.uplinks {
             self.maps
                 .uplinks
-                .insert(uplink.index, uplink.entry(), 0)
+                .insert(uplink.index, uplink.entry(config), 0)
                 .map_err(Error::map("insert into", "uplinks"))?;
         }
         Ok(())

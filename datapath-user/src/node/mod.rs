@@ -6,6 +6,7 @@ mod peers;
 mod prefixes;
 mod recover;
 mod refresh;
+mod renew;
 mod settings;
 
 use std::net::IpAddr;
@@ -186,7 +187,7 @@ impl Node {
         for uplink in &self.uplinks {
             self.maps
                 .uplinks
-                .insert(uplink.index, uplink.entry(), 0)
+                .insert(uplink.index, uplink.entry(config), 0)
                 .map_err(Error::map("insert into", "uplinks"))?;
         }
         for (prefix, entry) in prefixes::own(config, addresses) {

@@ -9,8 +9,6 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use aya::programs::TcAttachType;
-use datapath_kern::abi::flow::{End, Flow, FlowKey, flags};
-use datapath_kern::abi::nexthop::{CLAIMED, CLAIMED_BASE, NextHop};
 use datapath_tunnel::netlink::{Address, Monitor};
 use ipnet::IpNet;
 
@@ -19,7 +17,6 @@ use crate::changes::{Change, Changes};
 use crate::config::{Config, Tunnel};
 use crate::endpoint;
 use crate::error::Error;
-use crate::flows;
 use crate::gateway;
 use crate::maps::gone;
 use crate::segmentation::UdpSegmentation;
@@ -47,17 +44,15 @@ pub(crate) struct Watch {
 
 /// What one refresh has found, and what it could not do about it.
 #[derive(Default)]
-struct Outcome {
+pub(super) struct Outcome {
     changes: Vec<Change>,
     errors: Vec<Error>,
     /// Addresses that became this node's, or ceased to be.
-    moved: BTreeSet<IpAddr>,
+    pub(super) moved: BTreeSet<IpAddr>,
     /// Indices of interfaces whose next hops must be looked up again.
     stale: BTreeSet<u32>,
     /// Addresses in whose place others are masqueraded behind.
-    replaced: BTreeSet<IpAddr>,
-    /// Whether IPv6, IPv4 has an address to masquerade behind that it did not have before.
-    masquerade: [bool; 2],
+    pub(super) replaced: BTreeSet<IpAddr>,
     came_back: bool,
 }
 
@@ -81,7 +76,7 @@ impl Node {
             .map_err(Error::network("this namespace"))?;
         let seen = uplink::look(&self.netlink, config, &addresses, &self.uplinks)?;
         let mut outcome = Outcome::default();
-        self.follow_uplinks(seen, &mut outcome);
+        self.follow_uplinks(config, seen, &mut outcome);
         self.follow_addresses(config, &addresses, &mut outcome);
         self.follow_peers(config, &mut outcome);
         self.follow_mtu(config, &mut outcome);
@@ -121,7 +116,7 @@ impl Node {
     }
 
     /// Links and map entries of the uplinks.
-    fn follow_uplinks(&mut self, seen: Vec<UplinkView>, outcome: &mut Outcome) {
+    fn follow_uplinks(&mut self, config: &Config, seen: Vec<UplinkView>, outcome: &mut Outcome) {
         let before = std::mem::take(&mut self.uplinks);
         for known in before.iter().filter(|known| known.is_present()) {
             let now = seen.iter().find(|uplink| uplink.name == known.name);
@@ -133,7 +128,7 @@ impl Node {
         }
         for mut uplink in seen {
             let known = before.iter().find(|known| known.name == uplink.name);
-            let entered = self.enter_uplink(&uplink, known);
+            let entered = self.enter_uplink(config, &uplink, known);
             if outcome.keep(entered).is_none() {
                 // The next refresh tries again.
                 let left = self.leave_uplink(&uplink);
@@ -173,14 +168,13 @@ impl Node {
             outcome
                 .replaced
                 .extend(last.filter(|&last| last != address));
-            let [of_v6, of_v4] = &mut outcome.masquerade;
-            *if v4 { of_v4 } else { of_v6 } |= !former.contains(&address);
         }
     }
 
     /// Tells the datapath of an uplink, and attaches to it where it is another interface.
     fn enter_uplink(
         &mut self,
+        config: &Config,
         uplink: &UplinkView,
         known: Option<&UplinkView>,
     ) -> Result<(), Error> {
@@ -188,10 +182,10 @@ impl Node {
             return Ok(());
         }
         let same = known.filter(|known| known.index == uplink.index);
-        if same.is_none_or(|known| known.entry() != uplink.entry()) {
+        if same.is_none_or(|known| known.entry(config) != uplink.entry(config)) {
             self.maps
                 .uplinks
-                .insert(uplink.index, uplink.entry(), 0)
+                .insert(uplink.index, uplink.entry(config), 0)
                 .map_err(Error::map("insert into", "uplinks"))?;
         }
         if same.is_some() {
@@ -332,65 +326,6 @@ impl Node {
             .filter(|_| config.tunnel == Tunnel::Direct)
             .flat_map(|peer| peer.view.pod_cidrs.iter());
         config.pod_cidrs.iter().chain(of_peers).copied().collect()
-    }
-
-    /// Has the next packet by each of these interfaces ask the kernel for the way again.
-    fn renew_next_hops(&mut self, interfaces: &BTreeSet<u32>) -> Result<(), Error> {
-        if interfaces.iter().all(|&index| index == 0) {
-            return Ok(());
-        }
-        for slot in CLAIMED_BASE..CLAIMED_BASE + CLAIMED {
-            let hop = self
-                .maps
-                .next_hops
-                .get(&slot, 0)
-                .map_err(Error::map("read", "next_hops"))?;
-            if hop.interface == 0 || !interfaces.contains(&hop.interface) {
-                continue;
-            }
-            let hop = NextHop {
-                refreshed_s: 0,
-                ..hop
-            };
-            self.maps
-                .next_hops
-                .set(slot, hop, 0)
-                .map_err(Error::map("write to", "next_hops"))?;
-        }
-        Ok(())
-    }
-
-    /// Removes flows whose decisions do not hold any more.
-    fn forget_flows(&mut self, outcome: &Outcome, settled: bool) -> Result<usize, Error> {
-        let [v6_behind, v4_behind] = outcome.masquerade;
-        let due = |key: &FlowKey, flow: &Flow| {
-            if flow.has(flags::SNAT) {
-                // While there is no other address, this one may come back.
-                return outcome.replaced.contains(&flow.nat_address.to_ip());
-            }
-            if flow.has(flags::DNAT) {
-                // It goes with its other half.
-                return false;
-            }
-            let (source, destination) = (key.source.to_ip(), key.destination.to_ip());
-            if outcome.moved.contains(&source) || outcome.moved.contains(&destination) {
-                return true;
-            }
-            let behind = if destination.is_ipv4() {
-                v4_behind
-            } else {
-                v6_behind
-            };
-            let leaves = flow.arrival() == flags::ARRIVAL_POD
-                && !flow.has(flags::REPLY)
-                && End::from_raw(flow.to).is_remote();
-            let by_stack = flow.target() == flags::TARGET_HOST;
-            let bare = flow.target() == flags::TARGET_UPLINK && behind;
-            // Given to the stack as there was no way out of an uplink, or sent out under the pod's
-            // own address as there was none to masquerade behind.
-            leaves && (by_stack && !settled || bare)
-        };
-        flows::remove(&mut self.maps, due)
     }
 }
 
