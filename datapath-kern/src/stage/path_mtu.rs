@@ -41,7 +41,8 @@ struct TooBig {
 /// Learns from an ICMP error, where it is one about a tunnel packet that was too big.
 ///
 /// Believed only if the quoted packet is one that this node could have sent: to a peer, from our
-/// end towards it, with a source port of ours, and longer than what the router says it takes.
+/// end towards it, with a source port of ours, and longer than what the router says it takes. Of
+/// several claims the smallest holds, until it is forgotten.
 ///
 /// # Errors
 ///
@@ -80,9 +81,13 @@ pub fn learn<E: Env, P: Packet>(env: &E, pkt: &P, work: &mut Work) -> Result<(),
     }
     let mtu_bytes = if said < floor { floor } else { said };
     #[allow(clippy::cast_possible_truncation, reason = "below the quoted length")]
+    let mtu_bytes = mtu_bytes as u16;
     env.next_hops().update(&(PEERS_BASE + index), |hop| {
-        hop.path_mtu_bytes = mtu_bytes as u16;
-        hop.path_mtu_until_s = arrival.now_s.wrapping_add(LIFETIME_S);
+        // A larger one is about a packet that was on the way already (RFC 8201, section 4).
+        if hop.path_mtu_until_s <= arrival.now_s || mtu_bytes <= hop.path_mtu_bytes {
+            hop.path_mtu_bytes = mtu_bytes;
+            hop.path_mtu_until_s = arrival.now_s.wrapping_add(LIFETIME_S);
+        }
     });
     Ok(())
 }

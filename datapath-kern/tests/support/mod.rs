@@ -5,6 +5,7 @@
 
 pub(crate) mod fragments;
 pub(crate) mod frame;
+pub(crate) mod icmp;
 pub(crate) mod sent;
 pub(crate) mod tunnel;
 
