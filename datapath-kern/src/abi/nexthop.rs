@@ -39,7 +39,8 @@ pub struct NextHop {
     pub destination_mac: Mac,
     /// Source of the frame.
     pub source_mac: Mac,
-    /// Longest packet that the way takes, bytes, as the routing table says; zero: not known.
+    /// Longest packet that the way takes, bytes, as the routing table says, or the interface while
+    /// the neighbour is not known; zero: not known.
     pub mtu_bytes: u16,
     /// Longest packet that gets to the peer, bytes, as a router on the way said.
     pub path_mtu_bytes: u16,

@@ -80,7 +80,6 @@ impl Routing {
         hop.gateway = query.destination;
         hop.interface = ingress;
         hop.kind = kind::UNRESOLVED;
-        // The kernel looks for the neighbour before it tells the MTU.
         hop.mtu_bytes = 0;
         let routes = if query.destination.is_v4() {
             &self.v4
@@ -94,12 +93,12 @@ impl Routing {
         };
         hop.gateway = gateway.map_or(query.destination, Addr::from);
         hop.interface = interface;
+        let mtu_bytes = self.mtus_bytes.get(&interface).copied();
+        hop.mtu_bytes = mtu_bytes.unwrap_or(MTU_BYTES);
         if let Some(mac) = self.neighbours.get(&hop.gateway) {
             hop.destination_mac = *mac;
             hop.source_mac = self.interfaces.get(&interface).copied().unwrap_or_default();
             hop.kind = kind::RESOLVED;
-            let mtu_bytes = self.mtus_bytes.get(&interface).copied();
-            hop.mtu_bytes = mtu_bytes.unwrap_or(MTU_BYTES);
         }
         Fib::Found
     }

@@ -5,7 +5,7 @@ use aya_ebpf::bindings::{
     BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LKUP_RET_UNREACHABLE, BPF_NOEXIST,
 };
 use aya_ebpf::helpers::generated::{
-    bpf_fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns,
+    bpf_check_mtu, bpf_fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns,
     bpf_skb_load_bytes,
 };
 use aya_ebpf::maps::lpm_trie::Key;
@@ -324,10 +324,28 @@ fn fib(ctx: *mut __sk_buff, interface: u32, query: &FibQuery, hop: &mut NextHop)
             hop.kind = kind::RESOLVED;
             Fib::Found
         }
-        Ok(BPF_FIB_LKUP_RET_NO_NEIGH) => Fib::Found,
+        Ok(BPF_FIB_LKUP_RET_NO_NEIGH) => {
+            // The kernel looks for the neighbour before it tells the MTU.
+            hop.mtu_bytes = device_mtu_bytes(ctx, hop.interface);
+            Fib::Found
+        }
         Ok(
             BPF_FIB_LKUP_RET_BLACKHOLE | BPF_FIB_LKUP_RET_UNREACHABLE | BPF_FIB_LKUP_RET_PROHIBIT,
         ) => Fib::Unreachable,
         _ => Fib::Stack,
+    }
+}
+
+/// MTU of an interface; zero if there is none of that index.
+#[inline(always)]
+fn device_mtu_bytes(ctx: *mut __sk_buff, interface: u32) -> u16 {
+    // In: the length to compare, where zero would be the packet's. Out: the MTU.
+    let mut bytes = 1;
+    // SAFETY: a helper on the program's own context, and a word for it to write.
+    let code = unsafe { bpf_check_mtu(ctx.cast(), interface, &raw mut bytes, 0, 0) };
+    match u16::try_from(bytes) {
+        _ if code < 0 => 0,
+        Ok(bytes) => bytes,
+        Err(_) => u16::MAX,
     }
 }
