@@ -104,13 +104,14 @@ pub trait Packet {
     /// [`DropReason::RewriteFailed`] where the kernel refuses.
     fn decapsulate(&mut self, bytes: u16, family: Family) -> Result<(), DropReason>;
 
-    /// Cuts the frame off at `length`, which it is longer than or as long as. Whatever was left to
-    /// offloads is so no more.
+    /// Cuts the frame off at `length`, which it is longer than or as long as; what came out of a
+    /// tunnel at [`MAX_SUM_LEN`] at most. It is one packet from then on, where it was several yet to
+    /// be cut. Whether a checksum that was left to hardware still is.
     ///
     /// # Errors
     ///
     /// [`DropReason::RewriteFailed`] where the kernel refuses.
-    fn truncate(&mut self, length: u32) -> Result<(), DropReason>;
+    fn truncate(&mut self, length: u32) -> Result<bool, DropReason>;
 
     /// Makes room of `bytes` behind the Ethernet header.
     ///

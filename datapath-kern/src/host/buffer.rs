@@ -190,13 +190,13 @@ impl Packet for Buffer {
         Ok(())
     }
 
-    fn truncate(&mut self, length: u32) -> Result<(), DropReason> {
+    fn truncate(&mut self, length: u32) -> Result<bool, DropReason> {
         if length > self.len() {
             return Err(DropReason::RewriteFailed);
         }
         self.bytes.truncate(length as usize);
         self.segment_bytes = 0;
-        Ok(())
+        Ok(true)
     }
 
     fn make_room(&mut self, bytes: u16) -> Result<(), DropReason> {

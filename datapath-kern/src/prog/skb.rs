@@ -17,7 +17,7 @@ use aya_ebpf::helpers::generated::{
 use datapath_kern::abi::addr::Addr;
 use datapath_kern::abi::config::Settings;
 use datapath_kern::packet::{
-    ChecksumCovers, ETHERNET_LEN, Family, MAX_OFFSET, MAX_SUM_LEN, Packet, Wrapped,
+    ChecksumCovers, ETHERNET_LEN, Family, MAX_L4_OFFSET, MAX_OFFSET, MAX_SUM_LEN, Packet, Wrapped,
 };
 use datapath_kern::verdict::{Action, DropReason, Verdict};
 use datapath_kern::wire::checksum;
@@ -35,6 +35,19 @@ const PACKET_HOST: u32 = 0;
 
 /// Most that `bpf_skb_adjust_room` removes at once, bytes; a multiple of eight.
 const MAX_SHRINK: u32 = 0xff8;
+
+/// `-ENOTSUPP`: what a helper says that will not have an encapsulated skb (`__bpf_skb_change_tail`,
+/// `net/core/filter.c`).
+const NOT_SUPPORTED: i64 = -524;
+
+/// Removals that make a quotation of the longest frame there is but for segmentation offload.
+const MAX_CUTS: usize = 3;
+
+/// More than lies before any transport checksum, bytes.
+const FORGOTTEN: u32 = MAX_L4_OFFSET as u32 + 32;
+
+/// Longest headers that must stay for the kernel to remove what is behind, bytes.
+const LEAST: u32 = 54;
 
 /// `BPF_F_ADJ_ROOM_ENCAP_L2(14)`: length of the inner Ethernet header, in the top byte.
 const ENCAP_L2_LEN: u64 = (ETHERNET_LEN as u64) << 56;
@@ -87,6 +100,58 @@ impl Skb {
             return Err(DropReason::InvalidPacket);
         }
         Ok(start)
+    }
+
+    /// Cuts a frame off that came out of a tunnel, which the kernel has no helper for: what is kept
+    /// is put aside, as much removed in front as is too much, and the rest overwritten.
+    ///
+    /// So the kernel would look for a checksum that is left to hardware at a wrong place. It gives
+    /// that up when it removes something with the place gone already (`skb_postpull_rcsum`,
+    /// `include/linux/skbuff.h`): more is removed than is too much, at twice, and put back.
+    #[inline(never)]
+    fn cut(&mut self, length: u32) -> Result<(), DropReason> {
+        let Some(arguments) = arguments::mine() else {
+            return Err(DropReason::RewriteFailed);
+        };
+        if self.len() <= length {
+            return Ok(());
+        }
+        // SAFETY: a variable of our own. The compiler knows the length not to be zero and would not
+        // compare it, the verifier does not.
+        let length = unsafe { core::ptr::read_volatile(&raw const length) };
+        let within = length > FORGOTTEN + LEAST && length <= u32::from(MAX_SUM_LEN);
+        if !within || self.segment_bytes() != 0 {
+            return Err(DropReason::RewriteFailed);
+        }
+        let kept = arguments.scratch.as_mut_ptr();
+        // SAFETY: a helper on the program's own context; `scratch` has more than `MAX_SUM_LEN`
+        // bytes.
+        done(unsafe { bpf_skb_load_bytes(self.ctx.cast(), 0, kept.cast(), length) })?;
+        for _ in 0..MAX_CUTS {
+            let excess = self.len().saturating_sub(length);
+            if excess == 0 {
+                break;
+            }
+            let bytes = if excess < MAX_SHRINK {
+                excess
+            } else {
+                MAX_SHRINK
+            };
+            done(self.adjust((bytes as i32).wrapping_neg()))?;
+        }
+        done(self.adjust(-(FORGOTTEN as i32) + 8))?;
+        done(self.adjust(-8))?;
+        done(self.adjust(FORGOTTEN as i32))?;
+        // SAFETY: a helper on the program's own context; as many bytes as were put aside.
+        done(unsafe { bpf_skb_store_bytes(self.ctx, 0, kept.cast(), length, 0) })
+    }
+
+    /// Makes room behind the Ethernet header, or removes what is there: the helper's code.
+    #[inline(always)]
+    fn adjust(&mut self, bytes: i32) -> i64 {
+        let mode = bpf_adj_room_mode::BPF_ADJ_ROOM_MAC;
+        // SAFETY: a helper on the program's own context.
+        unsafe { bpf_skb_adjust_room(self.ctx, bytes, mode, 0) }
     }
 
     /// Makes room behind the Ethernet header and stores the new headers over it.
@@ -263,22 +328,19 @@ impl Packet for Skb {
     }
 
     #[inline(always)]
-    fn truncate(&mut self, length: u32) -> Result<(), DropReason> {
+    fn truncate(&mut self, length: u32) -> Result<bool, DropReason> {
         // SAFETY: a helper on the program's own context.
-        done(unsafe { bpf_skb_change_tail(self.ctx, length, 0) })
+        let code = unsafe { bpf_skb_change_tail(self.ctx, length, 0) };
+        if code == NOT_SUPPORTED {
+            self.cut(length).map(|()| false)
+        } else {
+            done(code).map(|()| true)
+        }
     }
 
     #[inline(always)]
     fn make_room(&mut self, bytes: u16) -> Result<(), DropReason> {
-        // SAFETY: a helper on the program's own context.
-        done(unsafe {
-            bpf_skb_adjust_room(
-                self.ctx,
-                i32::from(bytes),
-                bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
-                0,
-            )
-        })
+        done(self.adjust(i32::from(bytes)))
     }
 
     #[inline(always)]

@@ -9,13 +9,13 @@ use crate::abi::flow::{End, flags};
 use crate::abi::mark;
 use crate::abi::nexthop::PEERS_BASE;
 use crate::env::{Env, Table};
-use crate::packet::{ETHERNET_LEN, Family, Kind, Packet, Part};
+use crate::packet::{ETHERNET_LEN, Family, Headers, Kind, Packet, Part};
 use crate::stage::{flow, forward, nexthop, observe};
 use crate::verdict::{Action, DropReason, Forward, Verdict};
 use crate::wire::checksum;
 use crate::wire::ethernet::{Ethernet, Macs};
 use crate::wire::ip::{Ipv4, Ipv6, protocol, v6_bytes};
-use crate::wire::transport::{icmp, icmpv6};
+use crate::wire::transport::{checksum_offset, icmp, icmpv6};
 use crate::work::Work;
 
 /// Hop limit of the answers.
@@ -62,10 +62,12 @@ pub fn refusal<E: Env, P: Packet>(
         return Err(reason);
     }
     speaker(env, work).ok_or(reason)?;
+    way_back(env, work).ok_or(reason)?;
     let (direction, bytes) = (work.arrival.direction, work.hdr.length);
     observe::dropped(env, pkt, work, direction, bytes, reason);
-    write(pkt, work, complaint)?;
-    send_back(env, pkt, work)
+    // What stops the answer is nothing to count: the packet has ended, once.
+    let answered = write(pkt, work, complaint).and_then(|()| send_back(env, pkt, work));
+    Ok(answered.unwrap_or(Verdict::DROP))
 }
 
 /// What to say for a reason.
@@ -120,6 +122,25 @@ fn speaker<E: Env>(env: &E, work: &mut Work) -> Option<()> {
     (!work.destination.is_none()).then_some(())
 }
 
+/// Puts the other half of a flow that came through the tunnel into [`Work::reply`]: what answers go
+/// along, and under whose identity.
+#[inline(never)]
+fn way_back<E: Env>(env: &E, work: &mut Work) -> Option<()> {
+    let Work {
+        hdr,
+        arrival,
+        flow,
+        reply,
+        reply_key: key,
+        ..
+    } = work;
+    if arrival.by != flags::ARRIVAL_TUNNEL {
+        return Some(());
+    }
+    *key = flow.partner_key(&hdr.key);
+    flow::peek(env, key, |half| *reply = *half)
+}
+
 /// IPv4 and ICMP header of an answer.
 #[derive(Clone, Copy, zerocopy::IntoBytes, zerocopy::Immutable)]
 #[repr(C)]
@@ -157,9 +178,18 @@ fn write<P: Packet>(pkt: &mut P, work: &mut Work, said: Complaint) -> Result<(),
     } else {
         longest - headers
     };
-    pkt.truncate(u32::from(ETHERNET_LEN + quoted))?;
+    let seed = seed(pkt, hdr);
+    let left = pkt.truncate(u32::from(ETHERNET_LEN + quoted))?;
     pkt.make_room(headers)?;
-    let sum = pkt.sum(ETHERNET_LEN + headers, quoted)?;
+    let start = ETHERNET_LEN + headers;
+    let sum = match seed {
+        // From the transport header on, hardware makes the sum zero less the seed.
+        Some(seed) if left => {
+            let sum = pkt.sum(start, hdr.l4 - hdr.l3)?;
+            checksum::fold(u32::from(sum) + u32::from(!seed))
+        }
+        _ => pkt.sum(start, quoted)?,
+    };
     let first = u16::from_ne_bytes([said.kind, said.code]);
     let [a, b, c, d] = said.value.to_be_bytes();
     let value = [u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d])];
@@ -197,7 +227,7 @@ fn write<P: Packet>(pkt: &mut P, work: &mut Work, said: Complaint) -> Result<(),
         Family::V6 => {
             let payload_len = length - 40;
             let pseudo =
-                checksum::pseudo_v6(destination, &hdr.key.source, payload_len, protocol::ICMPV6);
+                checksum::pseudo(destination, &hdr.key.source, payload_len, protocol::ICMPV6);
             let checksum = checksum::over(&message, pseudo);
             pkt.write(
                 ETHERNET_LEN,
@@ -222,6 +252,24 @@ fn write<P: Packet>(pkt: &mut P, work: &mut Work, said: Complaint) -> Result<(),
     Ok(())
 }
 
+/// What stands in the place of a transport checksum that is left to hardware: the sum of the pseudo
+/// header. None where the checksum is complete.
+///
+/// Hardware that the answer goes out by will complete it, within the quotation; where the answer
+/// stays on machines that pass such packets to each other, nobody looks at checksums.
+#[inline(always)]
+fn seed<P: Packet>(pkt: &P, hdr: &Headers) -> Option<u16> {
+    let protocol = hdr.key.protocol;
+    if protocol != protocol::TCP && protocol != protocol::UDP {
+        return None;
+    }
+    let field: [u8; 2] = pkt.read(hdr.l4 + checksum_offset(protocol)?).ok()?;
+    let length = hdr.ip_len - (hdr.l4 - hdr.l3);
+    let (source, destination) = (&hdr.key.source, &hdr.key.destination);
+    let seed = checksum::fold(checksum::pseudo(source, destination, length, protocol));
+    (seed == u16::from_ne_bytes(field)).then_some(seed)
+}
+
 /// Sends the answer where the packet came from.
 #[inline(always)]
 fn send_back<E: Env, P: Packet>(
@@ -241,7 +289,8 @@ fn send_back<E: Env, P: Packet>(
             Verdict::new(Action::IntoPod, work.arrival.interface)
         }
         flags::ARRIVAL_TUNNEL => {
-            back_through_tunnel(env, work)?;
+            work.flow = work.reply;
+            work.hdr.key = work.reply_key;
             let resolve = nexthop::of(env, work)?;
             forward::into_tunnel(env, pkt, work, resolve)?
         }
@@ -261,20 +310,4 @@ fn send_back<E: Env, P: Packet>(
     let (direction, bytes) = (work.arrival.direction, work.hdr.length);
     observe::forwarded(env, direction, Forward::Answered, bytes);
     Ok(verdict)
-}
-
-/// Puts the other half of the packet's flow into [`Work::flow`]: what answers go along, and under
-/// whose identity.
-#[inline(never)]
-fn back_through_tunnel<E: Env>(env: &E, work: &mut Work) -> Result<(), DropReason> {
-    let Work {
-        hdr,
-        flow,
-        reply_key: key,
-        ..
-    } = work;
-    *key = flow.partner_key(&hdr.key);
-    flow::peek(env, key, |half| *flow = *half).ok_or(DropReason::IcmpUnrelated)?;
-    hdr.key = *key;
-    Ok(())
 }

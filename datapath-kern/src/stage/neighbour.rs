@@ -133,7 +133,7 @@ fn answer_solicitation<E: Env, P: Packet>(
         },
     };
     let words: [u16; 16] = zerocopy::transmute!(answer);
-    let pseudo = checksum::pseudo_v6(
+    let pseudo = checksum::pseudo(
         &asked,
         &hdr.key.source,
         length,

@@ -72,10 +72,11 @@ pub fn over<const N: usize>(words: &[u16; N], seed: u32) -> u16 {
     !fold(sum)
 }
 
-/// Sum of the pseudo header of an IPv6 transport (RFC 8200, section 8.1).
+/// Sum of the pseudo header of a transport over IPv4 (RFC 9293, section 3.1) or IPv6 (RFC 8200,
+/// section 8.1), which add up to the same.
 #[inline(always)]
 #[must_use]
-pub const fn pseudo_v6(source: &Addr, destination: &Addr, length: u16, protocol: u8) -> u32 {
+pub const fn pseudo(source: &Addr, destination: &Addr, length: u16, protocol: u8) -> u32 {
     fold(sum(source) + sum(destination)) as u32
         + length.to_be() as u32
         + (protocol as u16).to_be() as u32
