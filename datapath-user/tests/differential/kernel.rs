@@ -5,6 +5,7 @@ use std::{
     collections::HashMap as StdMap,
     fmt::{self, Debug, Write},
     hash::Hash,
+    ops::Range,
     time::Duration,
 };
 
@@ -20,9 +21,11 @@ use aya::{
 use datapath_kern::{
     abi::{
         addr::Addr,
+        budget::{Budget, MAX_BUDGETS},
         endpoint::{Endpoint, MAX_ENDPOINTS},
         event::{Event, Window},
         flow::{Flow, FlowKey},
+        fragment::{Fragment, FragmentKey},
         ipcache::IpEntry,
         mark,
         metric::{Counter, MAX_METRICS},
@@ -45,10 +48,10 @@ const CONTEXT_LEN: usize = 192;
 const CONTEXT_MARK: usize = 8;
 const CONTEXT_INTERFACE: usize = 40;
 
-/// The object's `arguments`: question to the routing table, key of the ipcache, and from here on
-/// `struct bpf_redir_neigh`.
-const ARGUMENTS_LEN: usize = 104;
-const NEIGHBOUR: usize = 84;
+/// The object's `arguments`: question to the routing table, key of the ipcache, in this range
+/// `struct bpf_redir_neigh`, and bytes to sum up.
+const ARGUMENTS_LEN: usize = 1388;
+const NEIGHBOUR: Range<usize> = 84..104;
 
 /// What became of a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,6 +85,8 @@ pub(crate) struct Kernel {
     flows: HashMap<MapData, FlowKey, Flow>,
     pending: HashMap<MapData, FlowKey, Flow>,
     claims: HashMap<MapData, u32, Claim>,
+    fragments: HashMap<MapData, FragmentKey, Fragment>,
+    budgets: Array<MapData, Budget>,
     next_hops: Array<MapData, NextHop>,
     endpoints: Array<MapData, Endpoint>,
     peers: Array<MapData, Peer>,
@@ -116,6 +121,8 @@ impl Kernel {
             flows: take("flows").try_into().unwrap(),
             pending: take("pending").try_into().unwrap(),
             claims: take("claims").try_into().unwrap(),
+            fragments: take("fragments").try_into().unwrap(),
+            budgets: take("budgets").try_into().unwrap(),
             next_hops: take("next_hops").try_into().unwrap(),
             endpoints: take("endpoints").try_into().unwrap(),
             peers: take("peers").try_into().unwrap(),
@@ -165,8 +172,9 @@ impl Kernel {
         let result = result.map_err(|error| errno(&error))?;
         bytes.truncate(usize::try_from(result.data_size_out).unwrap());
         let field = context_out[CONTEXT_MARK..][..4].try_into().unwrap();
+        let before = mark;
         let mark = u32::from_ne_bytes(field);
-        let (action, gateway) = self.action(result.return_value, mark);
+        let (action, gateway) = self.action(result.return_value, before, mark);
         Ok(Outcome {
             action,
             gateway,
@@ -177,13 +185,17 @@ impl Kernel {
 
     /// What a return code stands for. All redirects have one code: they are told apart by the mark
     /// that goes with them, and by what was asked of `bpf_redirect_neigh`.
-    fn action(&mut self, code: u32, mark: u32) -> (Action, Addr) {
+    fn action(&mut self, code: u32, before: u32, mark: u32) -> (Action, Addr) {
         /// `TCX_NEXT`, `TCX_DROP`, `TCX_REDIRECT`.
         const NEXT: u32 = u32::MAX;
         const DROP: u32 = 2;
         const REDIRECT: u32 = 7;
         match code {
             NEXT => (Action::Pass, Addr::NONE),
+            // Copies of it go on.
+            DROP if mark::is(mark, mark::PIECE) && !mark::is(before, mark::PIECE) => {
+                (Action::Consumed, Addr::NONE)
+            }
             DROP => (Action::Drop, Addr::NONE),
             REDIRECT => match self.take_neighbour() {
                 Some(gateway) => (Action::OutToNeighbour, gateway),
@@ -199,11 +211,10 @@ impl Kernel {
     fn take_neighbour(&mut self) -> Option<Addr> {
         let cpus = self.arguments.get(&0, 0).unwrap();
         let zero = [0; ARGUMENTS_LEN];
-        let named = cpus
-            .iter()
-            .find(|cpu| cpu[NEIGHBOUR..] != zero[NEIGHBOUR..])?;
-        let family = u32::from_ne_bytes(named[NEIGHBOUR..][..4].try_into().unwrap());
-        let words: [u8; 16] = named[NEIGHBOUR + 4..][..16].try_into().unwrap();
+        let named = cpus.iter().find(|cpu| cpu[NEIGHBOUR] != zero[NEIGHBOUR])?;
+        let (family, words) = named[NEIGHBOUR].split_at(4);
+        let family = u32::from_ne_bytes(family.try_into().unwrap());
+        let words: [u8; 16] = words.try_into().unwrap();
         let gateway = match family {
             2 => Addr::from_v4_bytes(words[..4].try_into().unwrap()),
             10 => std::net::IpAddr::from(words).into(),
@@ -243,7 +254,7 @@ impl Kernel {
     }
 
     /// Compares all that the programs wrote with the host's: both tables of flows, claims, next
-    /// hops, and `counters` by cell.
+    /// hops, first fragments, budgets, and `counters` by cell.
     pub(crate) fn compare(&self, host: &Host, counters: &StdMap<u32, Counter>) {
         let mut pairs = StdMap::new();
         same_flows("flows", &self.flows, &host.flows.entries(), &mut pairs);
@@ -255,6 +266,8 @@ impl Kernel {
         );
         let claims = self.claims.iter().map(Result::unwrap);
         same("claims", claims, host.claims.entries());
+        let fragments = self.fragments.iter().map(Result::unwrap);
+        same("fragments", fragments, host.fragments.entries());
         for cell in 0..MAX_METRICS {
             let expected = counters.get(&cell).copied().unwrap_or_default();
             assert_eq!(self.counter(cell), expected, "kernel, host: counter {cell}");
@@ -264,6 +277,11 @@ impl Kernel {
             let window = host.event_windows.get(&reason.code()).unwrap();
             let expected = (window.suppressed, window.lost);
             assert_eq!(found, expected, "kernel, host: untold {reason:?}");
+        }
+        for slot in 0..MAX_BUDGETS {
+            let spent = self.budgets.get(&slot, 0).unwrap();
+            let expected = host.budgets.get(&slot).unwrap();
+            assert_eq!(spent, expected, "kernel, host: budget {slot}");
         }
         let claimed = host.claims.entries().into_iter().map(|(slot, _)| slot);
         let written = (0..MAX_NEXT_HOPS)

@@ -23,9 +23,16 @@
     reason = "helpers of tests, outside of what clippy takes for one"
 )]
 
+mod errors;
+#[allow(dead_code, reason = "every test binary uses its own part")]
+#[path = "../../../datapath-kern/tests/support/fragments.rs"]
+mod fragments;
 #[allow(dead_code, reason = "every test binary uses its own part")]
 #[path = "../../../datapath-kern/tests/support/frame.rs"]
 mod frame;
+#[allow(dead_code, reason = "every test binary uses its own part")]
+#[path = "../../../datapath-kern/tests/support/icmp.rs"]
+mod icmp;
 mod kernel;
 mod refused;
 mod traffic;
@@ -49,7 +56,7 @@ use datapath_kern::{
     },
     env::Table,
     host::{Buffer, Hook, Host},
-    verdict::{DropReason, Forward},
+    verdict::{Action, DropReason, Forward},
 };
 use nix::{
     errno::Errno,
@@ -101,6 +108,15 @@ fn kernel_and_host_do_the_same() {
     for forward in Forward::ALL {
         assert!(seen(forward.label()), "nothing went {forward:?}");
     }
+    let answered = [
+        (Hook::FromPod, DropReason::TtlExceeded),
+        (Hook::FromPod, DropReason::FragmentationNeeded),
+        (Hook::FromUplink, DropReason::TtlExceeded),
+    ];
+    for (hook, reason) in answered {
+        let outcome = (hook.name(), format!("answered: {}", reason.label()));
+        assert!(compared.contains_key(&outcome), "no {outcome:?}");
+    }
     for hook in Hook::ALL {
         let least = if hook == Hook::ToHost { 2 } else { 5 };
         let kinds = compared.keys().filter(|(name, _)| *name == hook.name());
@@ -117,8 +133,9 @@ fn all_settings() -> Outcomes {
     sched_setaffinity(Pid::from_raw(0), &cpus).unwrap();
     let interfaces = Interfaces::make();
     let mut outcomes = Outcomes::new();
-    let plain = |_: &mut Config| {};
+    let plain = |config: &mut Config| config.answers_per_s = 100_000;
     let strict = |config: &mut Config| {
+        config.answers_per_s = 3;
         config.identity_from_vni = 0;
         config.tcp_loose = 0;
         config.nat_port_min = 40_000;
@@ -220,7 +237,10 @@ impl Pair {
         self.same_event(arrival);
         let counted = self.counted(arrival);
         count(match run.reason {
-            Some(reason) => format!("dropped: {}", reason.label()),
+            Some(reason) if expected.action == Action::Drop => {
+                format!("dropped: {}", reason.label())
+            }
+            Some(reason) => format!("answered: {}", reason.label()),
             None => format!("{:?} {counted}", expected.action),
         });
     }

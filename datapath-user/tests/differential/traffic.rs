@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use datapath_kern::{
-    abi::mark,
+    abi::{Mac, mark},
     host::{Hook, plan},
     packet::Family,
 };
@@ -12,13 +12,15 @@ use proptest::test_runner::TestRng;
 
 use crate::{
     frame::{self, ACK, FIN, L4, RST, SYN, Tuple},
-    tunnel::{self, Wrap},
+    tunnel::Wrap,
     world::{AWAY, FAMILIES, Interfaces, NODE, NOWHERE, PEERS, UNRESOLVED},
 };
 
 /// No test run takes less than an Ethernet header (`bpf_prog_test_run_skb`,
 /// `net/bpf/test_run.c`).
 pub(crate) const SHORTEST: usize = 14;
+/// What a test run takes in one piece: less than a page, which has a head and a tail.
+pub(crate) const LONGEST: usize = 3300;
 
 /// A frame, where it arrives, and how it is marked.
 #[derive(Clone, Debug)]
@@ -62,6 +64,9 @@ impl Traffic {
                 self.conversations(&mut all, family, l4);
             }
             self.ways(&mut all, family);
+            self.expired(&mut all, family);
+            self.too_big(&mut all, family);
+            self.in_pieces(&mut all, family);
             self.forged(&mut all, family);
             self.kinds(&mut all, family);
             for (peer, underlay) in PEERS {
@@ -95,34 +100,33 @@ impl Traffic {
 
     /// A frame of `tuple` as it is brought.
     pub(crate) fn by(&self, by: By, tuple: &Tuple) -> Arrival {
-        let node = plan::node_mac(NODE);
-        let plain = |from, to| frame::build(from, to, tuple, 64, b"hello");
+        self.brought(by, |from, to| frame::build(from, to, tuple, 64, b"hello"))
+    }
+
+    /// What is made for a pair of Ethernet addresses, from one to the other, as it is brought.
+    pub(crate) fn brought(&self, by: By, make: impl FnOnce(Mac, Mac) -> Vec<u8>) -> Arrival {
+        let (node, router) = (plan::node_mac(NODE), plan::node_mac(plan::ROUTER));
+        let own = plan::gateway_mac(NODE);
         let Interfaces {
             uplink,
             gateway_far,
             ..
         } = self.0;
         let (hook, interface, frame) = match by {
-            By::Pod(pod) => (
-                Hook::FromPod,
-                self.pod(pod),
-                frame::of_pod(NODE, pod, tuple),
-            ),
+            By::Pod(pod) => {
+                let frame = make(plan::pod_mac(NODE, pod), own);
+                (Hook::FromPod, self.pod(pod), frame)
+            }
             By::Peer(peer, underlay) => {
                 let wrap = Wrap::new(peer, NODE, underlay, plan::pod_identity(peer, 1));
-                let frame = wrap.around(&tunnel::inner(NODE, tuple));
+                let frame = wrap.around(&make(plan::gateway_mac(peer), own));
                 (Hook::FromUplink, uplink, frame)
             }
-            By::Router => (Hook::FromUplink, uplink, plain(plan::node_mac(254), node)),
-            By::Stack => (
-                Hook::FromHost,
-                gateway_far,
-                plain(plan::gateway_mac(NODE), [2; 6]),
-            ),
-            By::StackOut => (Hook::ToUplink, uplink, plain(node, plan::node_mac(254))),
+            By::Router => (Hook::FromUplink, uplink, make(router, node)),
+            By::Stack => (Hook::FromHost, gateway_far, make(own, [2; 6])),
+            By::StackOut => (Hook::ToUplink, uplink, make(node, router)),
             By::StackTo(pod) => {
-                let to = plan::pod_mac(NODE, pod);
-                let frame = plain(plan::gateway_mac(NODE), to);
+                let frame = make(own, plan::pod_mac(NODE, pod));
                 (Hook::ToPod, self.pod(pod), frame)
             }
         };
@@ -174,6 +178,7 @@ impl Traffic {
                     self.by(back, &seen.answer(*flags))
                 });
             }
+            self.errors(all, (there, tuple), (back, seen));
         };
         let own = pod(1);
         talk(By::Pod(1), By::Pod(2), Tuple::new(own, pod(2), l4), own);
@@ -339,9 +344,8 @@ fn harm(rng: &mut TestRng, frame: &mut Vec<u8>) {
             frame.splice(at..at, bytes);
         }
         _ => {
-            let length = frame.len() + rng.random_range(0..600);
-            // No longer than the uplink's MTU: of longer ones the kernel's routing table says so.
-            frame.resize_with(length.min(1400), || rng.random());
+            let length = LONGEST.min(frame.len() + rng.random_range(0..600));
+            frame.resize_with(length, || rng.random());
         }
     }
 }

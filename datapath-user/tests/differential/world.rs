@@ -64,6 +64,10 @@ impl Interfaces {
         };
         let (uplink, _) = pair("up0", "up1");
         let (gateway, gateway_far) = pair("dp_host", "dp_far");
+        for index in [gateway, gateway_far] {
+            // Copies of packets that are to be cut go there, of whatever length.
+            netlink.set_mtu(index, 9000).unwrap();
+        }
         let pods = [1, 2, 3, 4].map(|n| pair(&format!("pod{n}"), &format!("eth{n}")).0);
         let (away, _) = pair("away0", "away1");
         for family in ["ipv4", "ipv6"] {
@@ -103,6 +107,7 @@ impl Interfaces {
     pub(crate) fn host(&self, settings: impl FnOnce(&mut Config)) -> Host {
         let mut host = Host::node(NODE).unwrap();
         host.config.host_interface = self.gateway;
+        host.config.net_interface = self.gateway_far;
         settings(&mut host.config);
         for number in 1..=PODS {
             host.add_pod(NODE, number).unwrap();
