@@ -3,7 +3,7 @@
 //! An [`EchoServer`] answers TCP and UDP in one namespace; sessions ([`TcpSession`],
 //! [`UdpSession`], [`IcmpSession`]) are opened in another and stay open as long as a scenario
 //! needs. [`tcp_echo`], [`udp_echo`] and [`icmp_echo`] are one exchange on a fresh session.
-//! [`RawPort`] sends and receives whole Ethernet frames.
+//! [`trace`] finds the hops of a path. [`RawPort`] sends and receives whole Ethernet frames.
 
 mod echo;
 mod failure;
@@ -11,6 +11,7 @@ mod icmp;
 mod pattern;
 mod raw;
 mod tcp;
+mod trace;
 mod udp;
 
 use std::{
@@ -19,7 +20,7 @@ use std::{
     time::Duration,
 };
 
-use nix::{libc, setsockopt_impl, sockopt_impl, sys::socket::setsockopt};
+use nix::{getsockopt_impl, libc, setsockopt_impl, sockopt_impl, sys::socket::setsockopt};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use self::failure::Leg;
@@ -29,6 +30,7 @@ pub use self::{
     icmp::IcmpSession,
     raw::RawPort,
     tcp::TcpSession,
+    trace::{Hop, trace},
     udp::UdpSession,
 };
 use crate::{
@@ -231,6 +233,14 @@ sockopt_impl!(
     SetOnly,
     libc::IPPROTO_IP,
     libc::IP_MTU_DISCOVER,
+    libc::c_int
+);
+sockopt_impl!(
+    /// What the path of a connected socket is known to take (ipv6(7)).
+    MtuIpv6,
+    GetOnly,
+    libc::IPPROTO_IPV6,
+    libc::IPV6_MTU,
     libc::c_int
 );
 sockopt_impl!(

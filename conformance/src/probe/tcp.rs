@@ -28,6 +28,7 @@ pub struct TcpSession {
     seen_source: SocketAddr,
     handshake: Duration,
     exchanges: u64,
+    longest_pause: Duration,
 }
 
 impl TcpSession {
@@ -64,6 +65,7 @@ impl TcpSession {
             seen_source,
             handshake,
             exchanges: 0,
+            longest_pause: Duration::ZERO,
         })
     }
 
@@ -79,20 +81,23 @@ impl TcpSession {
         let seed = u64::from(self.seen_source.port()) << 32 | self.exchanges;
         let data = pattern(seed, bytes);
         let start = Instant::now();
-        thread::scope(|scope| {
+        let received = thread::scope(|scope| {
             // Both ways at once: the server sends back what it gets, and stops reading when the
             // way back is full.
             let sender = thread::Builder::new()
                 .spawn_scoped(scope, || (&self.stream).write_all(&data))
                 .map_err(Error::os("start a thread for", &self.leg.from))?;
-            let received = self.receive(&data);
+            let received = self.receive(start, &data);
             if received.is_err() {
                 // Wakes the sender; that it fails, or that the other end is gone, adds nothing.
                 let _ = self.stream.shutdown(Shutdown::Both);
             }
             let sent = sender.join().unwrap_or(Ok(()));
-            received.and_then(|()| sent.map_err(|error| self.leg.stopped(error, bytes, bytes)))
-        })?;
+            let pause = received?;
+            sent.map_err(|error| self.leg.stopped(error, bytes, bytes))?;
+            Ok(pause)
+        });
+        self.longest_pause = received?;
         Ok(start.elapsed())
     }
 
@@ -127,6 +132,13 @@ impl TcpSession {
         self.handshake
     }
 
+    /// Returns the longest time for which nothing came during the last [`echo`](Self::echo), the
+    /// wait for its first byte included.
+    #[must_use]
+    pub fn longest_pause(&self) -> Duration {
+        self.longest_pause
+    }
+
     /// Returns the client's own address and port.
     ///
     /// # Errors
@@ -139,9 +151,11 @@ impl TcpSession {
         ))
     }
 
-    fn receive(&self, data: &[u8]) -> Result<()> {
+    /// Receives what was sent since `start`; returns the longest pause.
+    fn receive(&self, start: Instant, data: &[u8]) -> Result<Duration> {
         let mut buffer = vec![0; 64 << 10];
         let mut received = 0;
+        let (mut last, mut longest) = (start, Duration::ZERO);
         while received < data.len() {
             let length = match (&self.stream).read(&mut buffer) {
                 Ok(0) => {
@@ -151,12 +165,15 @@ impl TcpSession {
                 Ok(length) => length,
                 Err(error) => return Err(self.leg.stopped(error, received, data.len())),
             };
+            let now = Instant::now();
+            longest = longest.max(now - last);
+            last = now;
             let got = buffer.get(..length).unwrap_or_default();
             let end = data.len().min(received + length);
             let sent = data.get(received..end).unwrap_or_default();
             self.leg.compare(sent, got, received, data.len())?;
             received = end;
         }
-        Ok(())
+        Ok(longest)
     }
 }

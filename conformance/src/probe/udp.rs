@@ -6,11 +6,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
+use nix::sys::socket::{
+    getsockopt, setsockopt,
+    sockopt::{IpMtu, UdpGsoSegment},
+};
 use socket2::{SockAddr, Type};
 
 use super::{
-    Failure, Leg, Options,
+    Failure, Leg, MtuIpv6, Options,
     echo::{ADDRESS_BYTES, WHO_AM_I, YOU_ARE, read_address},
     pattern::pattern,
 };
@@ -143,6 +146,23 @@ impl UdpSession {
     pub fn local_address(&self) -> Result<SocketAddr> {
         self.socket.local_addr().map_err(Error::os(
             "ask for the address of a socket in",
+            &self.leg.from,
+        ))
+    }
+
+    /// Returns the longest packet that the path is known to take, bytes, from the IP header on:
+    /// the MTU of the route until an ICMP error says less.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Os`] when the kernel does not tell.
+    pub fn path_mtu_bytes(&self) -> Result<u32> {
+        let told = match self.leg.to {
+            SocketAddr::V4(_) => getsockopt(&self.socket, IpMtu),
+            SocketAddr::V6(_) => getsockopt(&self.socket, MtuIpv6),
+        };
+        told.map(i32::cast_unsigned).map_err(Error::os(
+            "ask for the path MTU of a socket in",
             &self.leg.from,
         ))
     }

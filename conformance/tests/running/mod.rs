@@ -65,7 +65,11 @@ impl To {
 
 impl Lab {
     pub fn start(what: &str, tunnel: Family) -> Self {
-        Self::with(Plan::new(lab_name(what)), tunnel, |_| {})
+        Self::of(Plan::new(lab_name(what)), tunnel)
+    }
+
+    pub fn of(plan: Plan, tunnel: Family) -> Self {
+        Self::with(plan, tunnel, |_| {})
     }
 
     /// A lab of a plan with two nodes of two pods, its datapaths' settings changed by `adjust`.
