@@ -1,8 +1,40 @@
-//! Frames for the micro benches.
+//! Measuring: micro benches of the packet logic, and lab benches of the datapath as a whole.
 //!
-//! `cargo bench -p datapath-bench` times the packet logic as ordinary code, over collections
-//! instead of BPF maps: good to see whether a change made a stage dearer, and no statement about
-//! packets in the kernel. Absolute times mean little; compare runs of one session.
+//! **Micro benches** (`packet_path`, `geneve`) time the packet logic as ordinary code, over
+//! collections instead of BPF maps: good to see whether a change made a stage dearer, and no
+//! statement about packets in the kernel. Absolute times mean little; compare runs of one session.
+//!
+//! **Lab benches** ([`cases`]) send real packets through real kernels, in network namespaces of
+//! their own. They need root.
+//!
+//! | case | measures | bound |
+//! |---|---|---|
+//! | [`stream`](cases::Stream) | 64 MiB of TCP through the tunnel, TSO on, against plain routing | speed at least 0.95x |
+//! | [`pingpong`](cases::PingPong) | one byte of TCP there and back, both ends on one CPU, against plain routing | cost at most 1.05x |
+//! | [`family`](cases::AddressFamily) | a packet of IPv6 against one of IPv4, along four paths | cost at most 1.25x |
+//! | [`cpus`](cases::Cpus) | two CPUs forwarding at once, against one at a time | speed at least 1.8x |
+//!
+//! ```console
+//! # cargo bench -p datapath-bench --bench stream -- --gate
+//! ```
+//!
+//! Nothing but ratios of two samples taken right after each other is judged: the median of at
+//! least 20, with its quartiles. A round in which anything that was sent did not arrive is void;
+//! one in which somebody else used the CPUs does not count ([`round::Fate`]); where too few count,
+//! the report says that the run is not usable instead of a verdict. Flows are opened by real
+//! sockets, have had their replies, and are in the established table before and after each sample,
+//! or it is an [`Error::NotEstablished`].
+//!
+//! Another program runs a case with [`run()`] and gets a [`Report`]:
+//!
+//! ```no_run
+//! use datapath_bench::{cases, options::Options, run};
+//!
+//! let case = cases::named("stream").ok_or("no such case")?;
+//! let report = run(case, &Options::default(), |_, _, _| {})?;
+//! print!("{}", report.table());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 #![forbid(unsafe_code)]
 
@@ -10,6 +42,24 @@ use std::net::IpAddr;
 
 use datapath_kern::abi::Mac;
 use etherparse::PacketBuilder;
+
+pub mod cases;
+pub mod cli;
+pub mod contest;
+pub mod error;
+pub mod live;
+pub mod load;
+pub mod machine;
+pub mod options;
+pub mod report;
+pub mod rig;
+pub mod round;
+mod run;
+pub mod stats;
+
+pub use error::{Error, Result};
+pub use report::Report;
+pub use run::run;
 
 /// A UDP frame with 18 bytes of data, which makes 60 bytes over IPv4, or `None` where the
 /// addresses are of two families.

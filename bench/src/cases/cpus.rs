@@ -1,0 +1,131 @@
+//! Two CPUs against one.
+
+use std::{collections::BTreeSet, rc::Rc, time::Duration};
+
+use datapath_conformance::family::Family;
+use serde_json::json;
+
+use super::lane::{self, Lane, Outcome, Path};
+use crate::{
+    contest::{Case, Contest, Entry, Gate, Sample, Side},
+    error::{Error, Result},
+    live::Sink,
+    machine::Machine,
+    options::Options,
+    rig::Rig,
+};
+
+/// Paths that two pods of a node share an end of.
+const PATHS: [Path; 2] = [Path::Encap, Path::Masquerade];
+
+/// `cpus`: two pods send established UDP flows off the node, one on CPU 0 and one on CPU 1, at once
+/// or one after the other. Twice the speed is what two CPUs could do at best.
+///
+/// Anything else that runs on the machine takes from both at once, but not from one alone, which
+/// then runs beside it: with two CPUs, this can be measured on a quiet machine only.
+#[derive(Clone, Copy, Debug)]
+pub struct Cpus;
+
+impl Case for Cpus {
+    fn name(&self) -> &'static str {
+        "cpus"
+    }
+
+    fn about(&self) -> &'static str {
+        "two CPUs forwarding at once, against one at a time"
+    }
+
+    fn unit(&self) -> &'static str {
+        "packet"
+    }
+
+    fn prepare(&self, options: &Options, machine: &mut Machine) -> Result<Vec<Box<dyn Contest>>> {
+        if machine.cpus < 2 {
+            return Err(Error::Invalid {
+                what: "number of CPUs",
+                value: machine.cpus.to_string(),
+                rule: "this bench needs two: run it elsewhere, or let this process use another",
+            });
+        }
+        let rig = Rc::new(Rig::datapath(options.underlay)?);
+        rig.describe("datapath", machine)?;
+        let mut contests: Vec<Box<dyn Contest>> = Vec::new();
+        for path in PATHS {
+            let open = |pod| Lane::open(&rig, path, options.family, pod, options.flows);
+            let lanes = [open(1)?, open(2)?];
+            contests.push(Box::new(Pair {
+                rig: Rc::clone(&rig),
+                path,
+                lanes,
+                packets: options.packets,
+                flows: options.flows,
+                family: options.family,
+            }));
+        }
+        Ok(contests)
+    }
+}
+
+struct Pair {
+    rig: Rc<Rig>,
+    path: Path,
+    lanes: [Lane; 2],
+    packets: u32,
+    flows: u16,
+    family: Family,
+}
+
+impl Pair {
+    fn entry(&self, cpus: usize) -> Entry {
+        let params = [
+            ("path", json!(self.path.name())),
+            ("family", json!(self.family)),
+            ("flows", json!(self.flows)),
+            ("cpus", json!(cpus)),
+        ];
+        Entry::new("datapath", params)
+    }
+}
+
+impl Contest for Pair {
+    fn ours(&self) -> Entry {
+        self.entry(2)
+    }
+
+    fn theirs(&self) -> Entry {
+        self.entry(1)
+    }
+
+    fn against(&self) -> &'static str {
+        "one-cpu"
+    }
+
+    fn gate(&self) -> Gate {
+        Gate::SpeedAtLeast(1.8)
+    }
+
+    fn sample(&mut self, side: Side) -> Result<Sample> {
+        let [first, second] = &self.lanes;
+        let (namespace, interface) = self.path.end(&self.rig)?;
+        let lengths = [first.length_at_end(), second.length_at_end()];
+        let sink = Sink::attach(namespace, interface, &BTreeSet::from(lengths))?;
+        let send = |lanes: &[(&Lane, usize)]| lane::send(&self.rig, &sink, lanes, self.packets);
+        let runs: Vec<Outcome> = match side {
+            Side::Ours => vec![send(&[(first, 0), (second, 1)])?],
+            Side::Theirs => vec![send(&[(first, 0)])?, send(&[(second, 1)])?],
+        };
+        for lane in &self.lanes {
+            lane.check(&self.rig)?;
+        }
+        // Runs follow each other; of lanes that run at once, the last one says when it is over.
+        let time = |run: &Outcome| run.elapsed.iter().max().copied().unwrap_or_default() + run.tail;
+        Ok(Sample {
+            units: runs.iter().map(|run| run.sent).sum(),
+            elapsed: runs.iter().map(time).sum::<Duration>(),
+            sent: runs.iter().map(|run| run.sent).sum(),
+            delivered: runs.iter().map(|run| run.delivered).sum(),
+            flaw: None,
+            observed: Vec::new(),
+        })
+    }
+}

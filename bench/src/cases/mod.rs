@@ -1,0 +1,23 @@
+//! The benches that there are.
+
+mod connection;
+mod cpus;
+mod family;
+mod lane;
+mod pingpong;
+mod stream;
+
+pub use self::{cpus::Cpus, family::AddressFamily, pingpong::PingPong, stream::Stream};
+use crate::contest::Case;
+
+/// All of them.
+#[must_use]
+pub fn all() -> [&'static dyn Case; 4] {
+    [&Stream, &PingPong, &AddressFamily, &Cpus]
+}
+
+/// The one with this name.
+#[must_use]
+pub fn named(name: &str) -> Option<&'static dyn Case> {
+    all().into_iter().find(|case| case.name() == name)
+}

@@ -1,0 +1,250 @@
+//! The command line of the lab benches.
+
+use std::{env, ffi::OsString, io::Write, process::ExitCode, str::FromStr};
+
+use datapath_conformance::{family::Family, signals};
+use lexopt::{Arg, Parser, ValueExt};
+
+use crate::{
+    contest::Case,
+    error::{Error, Result},
+    options::Options,
+    round::{Fate, Round},
+    run::run,
+};
+
+const HELP: &str = "\
+usage: cargo bench -p datapath-bench --bench NAME -- [OPTIONS]
+
+  --gate            exit with 1 where a figure misses its bound, with 3 where the machine was too
+                    busy, or packets were lost, to say
+  --rounds N        rounds that have to count (20)
+  --warm-up N       rounds before, which do not (2)
+  --packets N       frames of one sample, in family and cpus (200000)
+  --flows N         flows that these are spread over (255)
+  --mebibytes N     bytes of one sample of stream, MiB (64)
+  --round-trips N   round trips of one sample of pingpong (20000)
+  --family F        ipv4 or ipv6, for the pods (ipv4); family measures both
+  --underlay F      ipv4 or ipv6, for the tunnel (ipv4)
+  --max-foreign S   a round does not count where others use more than this share of all CPUs, from
+                    0 to 1 (0.1)
+  --output FORMAT   table or json (table)
+  --verbose         tell of every round, not only of those that do not count
+
+Without --bench, which cargo bench adds, it does one tiny round to show that it works. It needs
+root, and touches nothing but network namespaces of its own. Exit code 2: it could not be run.
+";
+
+/// Reads the command line, runs a case, prints its report, and returns the exit code.
+#[must_use]
+pub fn main(case: &dyn Case) -> ExitCode {
+    let args: Vec<_> = env::args_os().skip(1).collect();
+    match try_main(case, &args) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("{}: {}", case.name(), error.chain());
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn try_main(case: &dyn Case, args: &[OsString]) -> Result<ExitCode> {
+    let Some(wanted) = Wanted::parse(args)? else {
+        print(&format!("{}: {}\n\n{HELP}", case.name(), case.about()))?;
+        return Ok(ExitCode::SUCCESS);
+    };
+    signals::cleanup_on_signal()?;
+    let report = run(case, &wanted.options, |contest, number, round| {
+        if wanted.verbose || round.fate != Fate::Counted {
+            eprintln!("{} {}: {}", case.name(), name(contest), line(number, round));
+        }
+    })?;
+    if wanted.json {
+        print(&format!("{}\n", serde_json::to_string_pretty(&report)?))?;
+    } else {
+        print(&report.table())?;
+    }
+    Ok(match (wanted.gate, report.usable(), report.passed()) {
+        (false, ..) | (true, true, true) => ExitCode::SUCCESS,
+        (true, true, false) => ExitCode::FAILURE,
+        (true, false, _) => ExitCode::from(3),
+    })
+}
+
+/// What the user asks for.
+#[derive(Debug, PartialEq)]
+struct Wanted {
+    options: Options,
+    gate: bool,
+    json: bool,
+    verbose: bool,
+}
+
+impl Wanted {
+    /// Reads a command line; `None` where help is asked for.
+    fn parse(args: &[OsString]) -> Result<Option<Self>> {
+        let mut wanted = Self {
+            options: if args.iter().any(|arg| arg == "--bench") {
+                Options::default()
+            } else {
+                Options::smoke()
+            },
+            gate: false,
+            json: false,
+            verbose: false,
+        };
+        let options = &mut wanted.options;
+        let mut parser = Parser::from_args(args);
+        while let Some(arg) = parser.next().map_err(|error| unreadable(&error))? {
+            match arg {
+                Arg::Long("help") | Arg::Short('h') => return Ok(None),
+                Arg::Long("bench") => {}
+                Arg::Long("gate") => wanted.gate = true,
+                Arg::Long("verbose") => wanted.verbose = true,
+                Arg::Long("output") => {
+                    wanted.json = match text(&mut parser)?.as_str() {
+                        "json" => true,
+                        "table" => false,
+                        other => return Err(invalid("output", other, "table or json")),
+                    };
+                }
+                Arg::Long("rounds") => options.rounds = number(&mut parser, "rounds")?,
+                Arg::Long("warm-up") => options.warm_up = number(&mut parser, "warm-up")?,
+                Arg::Long("packets") => options.packets = number(&mut parser, "packets")?,
+                Arg::Long("flows") => options.flows = number(&mut parser, "flows")?,
+                Arg::Long("mebibytes") => options.mebibytes = number(&mut parser, "mebibytes")?,
+                Arg::Long("round-trips") => {
+                    options.round_trips = number(&mut parser, "round-trips")?;
+                }
+                Arg::Long("max-foreign") => {
+                    options.max_foreign_share = number(&mut parser, "max-foreign")?;
+                }
+                Arg::Long("family") => options.family = family(&text(&mut parser)?)?,
+                Arg::Long("underlay") => options.underlay = family(&text(&mut parser)?)?,
+                other => return Err(unreadable(&other.unexpected())),
+            }
+        }
+        wanted.options.check()?;
+        Ok(Some(wanted))
+    }
+}
+
+fn text(parser: &mut Parser) -> Result<String> {
+    let value = parser.value().and_then(ValueExt::string);
+    value.map_err(|error| unreadable(&error))
+}
+
+fn number<T: FromStr>(parser: &mut Parser, what: &'static str) -> Result<T> {
+    let text = text(parser)?;
+    text.parse()
+        .map_err(|_| invalid(what, &text, "a number that is not too large; see --help"))
+}
+
+fn family(text: &str) -> Result<Family> {
+    match text {
+        "ipv4" => Ok(Family::Ipv4),
+        "ipv6" => Ok(Family::Ipv6),
+        other => Err(invalid("family", other, "ipv4 or ipv6")),
+    }
+}
+
+fn invalid(what: &'static str, value: &str, rule: &'static str) -> Error {
+    Error::Invalid {
+        what,
+        value: value.to_owned(),
+        rule,
+    }
+}
+
+fn unreadable(error: &lexopt::Error) -> Error {
+    invalid("command line", &error.to_string(), "see --help")
+}
+
+/// One round for people.
+fn line(number: usize, round: &Round) -> String {
+    let lost = |sent: u64, delivered: u64| format!("{delivered} of {sent} delivered");
+    let (ours, theirs) = (&round.ours, &round.theirs);
+    let fate = match round.fate {
+        Fate::Counted => "counts".to_owned(),
+        Fate::Lost => format!(
+            "VOID: {} and {}",
+            lost(ours.sent, ours.delivered),
+            lost(theirs.sent, theirs.delivered)
+        ),
+        Fate::Flawed(why) => format!("VOID: {why}"),
+        Fate::Disturbed => "does not count: the machine is busy".to_owned(),
+    };
+    format!(
+        "round {number}: {:.1} ns against {:.1} ns, {:.3}x, others used {:.0}% of the CPUs: {fate}",
+        ours.ns_per_unit(),
+        theirs.ns_per_unit(),
+        round.speed(),
+        round.foreign_share * 100.0,
+    )
+}
+
+fn name(entry: &crate::contest::Entry) -> String {
+    let params = entry.params.iter();
+    let params: Vec<_> = params
+        .map(|(name, value)| format!("{name} {value}"))
+        .collect();
+    params.join(", ")
+}
+
+fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(Error::os("write to", "standard output"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<Option<Wanted>> {
+        let args: Vec<_> = args.iter().map(OsString::from).collect();
+        Wanted::parse(&args)
+    }
+
+    #[test]
+    fn without_bench_it_only_shows_that_it_works() {
+        assert_eq!(parse(&[]).unwrap().unwrap().options, Options::smoke());
+        let bench = parse(&["--bench"]).unwrap().unwrap();
+        assert_eq!(bench.options, Options::default());
+        assert!(!bench.gate);
+        assert_eq!(parse(&["--help"]).unwrap(), None);
+    }
+
+    #[test]
+    fn options_change_what_they_name() {
+        let args = "--bench --gate --rounds 3 --flows=9 --family ipv6 --output json --packets 640 \
+                    --max-foreign 0.5";
+        let args: Vec<_> = args.split_whitespace().collect();
+        let wanted = parse(&args).unwrap().unwrap();
+        assert!(wanted.gate && wanted.json);
+        let expected = Options {
+            rounds: 3,
+            flows: 9,
+            packets: 640,
+            family: Family::Ipv6,
+            max_foreign_share: 0.5,
+            ..Options::default()
+        };
+        assert_eq!(wanted.options, expected);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_named() {
+        for (args, named) in [
+            (["--rounds", "many"], "many"),
+            (["--rounds", "0"], "rounds"),
+            (["--family", "ipx"], "ipx"),
+            (["--speed", "9"], "--speed"),
+            (["--output", "xml"], "xml"),
+        ] {
+            let text = parse(&args).unwrap_err().to_string();
+            assert!(text.contains(named), "{args:?}: {text}");
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! What a figure was measured on.
+
+use std::{collections::BTreeMap, fs, path::Path, thread};
+
+use datapath_conformance::{
+    netns::Namespace,
+    offload::{self, Offload},
+};
+use nix::sys::utsname::uname;
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+
+/// The machine, and what the lab's interfaces do: to be shown beside every figure.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Machine {
+    /// As `uname -r` says.
+    pub kernel: String,
+    /// As `/proc/cpuinfo` says.
+    pub cpu_model: String,
+    /// How many CPUs this process may use.
+    pub cpus: usize,
+    /// What the kernel does about each weakness of the CPU that it has
+    /// (`/sys/devices/system/cpu/vulnerabilities`), by name.
+    pub mitigations: BTreeMap<String, String>,
+    /// Offloads of the lab's interfaces as ethtool names them, by interface.
+    pub offloads: BTreeMap<String, BTreeMap<&'static str, bool>>,
+    /// MTU of the lab's interfaces, by interface.
+    pub mtu_bytes: BTreeMap<String, u32>,
+}
+
+impl Machine {
+    /// Looks at this machine; no interface is among it yet.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Os`] where the kernel does not tell.
+    pub fn look() -> Result<Self> {
+        let name = uname().map_err(Error::os("ask", "uname"))?;
+        let file = "/proc/cpuinfo";
+        let cpuinfo = fs::read_to_string(file).map_err(Error::os("read", file))?;
+        let cpus = thread::available_parallelism().map_err(Error::os("count", "CPUs"))?;
+        Ok(Self {
+            kernel: name.release().to_string_lossy().into_owned(),
+            cpu_model: cpu_model(&cpuinfo),
+            cpus: cpus.get(),
+            mitigations: mitigations(Path::new("/sys/devices/system/cpu/vulnerabilities")),
+            offloads: BTreeMap::new(),
+            mtu_bytes: BTreeMap::new(),
+        })
+    }
+
+    /// Adds an interface under the name `what`. Offloads that ethtool does not tell, or without
+    /// ethtool, are left out.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Lab`] where there is no such interface.
+    pub fn add(&mut self, what: &str, namespace: &Namespace, interface: &str) -> Result<()> {
+        let link = namespace.link(interface)?;
+        self.mtu_bytes.insert(what.to_owned(), link.mtu_bytes);
+        let states = Offload::ALL.into_iter().filter_map(|offload| {
+            let state = offload::get(namespace, interface, offload);
+            Some((offload.name(), state.ok().flatten()?))
+        });
+        self.offloads.insert(what.to_owned(), states.collect());
+        Ok(())
+    }
+}
+
+/// The first CPU's name. On ARM there may be none but numbers.
+fn cpu_model(cpuinfo: &str) -> String {
+    let field = |name: &str| {
+        let mut lines = cpuinfo.lines().filter_map(|line| line.split_once(':'));
+        lines.find_map(|(key, value)| (key.trim() == name).then(|| value.trim().to_owned()))
+    };
+    let model = field("model name").or_else(|| field("CPU part").map(|part| format!("ARM {part}")));
+    model.unwrap_or_else(|| "unknown".to_owned())
+}
+
+fn mitigations(directory: &Path) -> BTreeMap<String, String> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| {
+            let state = fs::read_to_string(entry.path()).ok()?.trim().to_owned();
+            let name = entry.file_name().to_string_lossy().into_owned();
+            (state != "Not affected").then_some((name, state))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cpu_has_a_name() {
+        let x86 = "processor\t: 0\nmodel name\t: A Fast One\nprocessor\t: 1\n";
+        assert_eq!(cpu_model(x86), "A Fast One");
+        assert_eq!(cpu_model("CPU part\t: 0xd0c\n"), "ARM 0xd0c");
+        assert_eq!(cpu_model(""), "unknown");
+    }
+
+    #[test]
+    fn this_machine_can_be_described() {
+        let machine = Machine::look().unwrap();
+        assert!(
+            machine.cpus >= 1 && !machine.kernel.is_empty(),
+            "{machine:?}"
+        );
+    }
+}

@@ -1,0 +1,120 @@
+//! How a bench is run.
+
+use datapath_conformance::family::Family;
+
+use crate::error::{Error, Result};
+
+/// How a bench is run. Each case uses what concerns it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Options {
+    /// Rounds that have to count.
+    pub rounds: usize,
+    /// Rounds before, which do not.
+    pub warm_up: usize,
+    /// Frames of one sample, in cases with made-up frames.
+    pub packets: u32,
+    /// Flows that these are spread over, at random.
+    pub flows: u16,
+    /// Bytes of one sample of `stream`, MiB.
+    pub mebibytes: u32,
+    /// Round trips of one sample of `pingpong`.
+    pub round_trips: u32,
+    /// The pods' family in cases about sockets, and in `cpus`.
+    pub family: Family,
+    /// The underlay's family.
+    pub underlay: Family,
+    /// Above this part of all CPUs, from 0 to 1, used by somebody else, a round does not count.
+    pub max_foreign_share: f64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            rounds: 20,
+            warm_up: 2,
+            packets: 200_000,
+            flows: 255,
+            mebibytes: 64,
+            round_trips: 20_000,
+            family: Family::Ipv4,
+            underlay: Family::Ipv4,
+            max_foreign_share: 0.1,
+        }
+    }
+}
+
+impl Options {
+    /// As little of everything as shows that it works: one round, no statement about speed.
+    #[must_use]
+    pub fn smoke() -> Self {
+        Self {
+            rounds: 1,
+            warm_up: 0,
+            packets: 2048,
+            flows: 7,
+            mebibytes: 4,
+            round_trips: 50,
+            max_foreign_share: 1.0,
+            ..Self::default()
+        }
+    }
+
+    /// Checks the numbers.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] for the first that cannot be used.
+    pub fn check(&self) -> Result<()> {
+        let numbers = [
+            ("rounds", self.rounds, 1..=10_000),
+            ("packets", self.packets as usize, 64..=100_000_000),
+            ("flows", usize::from(self.flows), 1..=4000),
+            ("mebibytes", self.mebibytes as usize, 1..=65_536),
+            ("round-trips", self.round_trips as usize, 1..=100_000_000),
+        ];
+        for (what, value, range) in numbers {
+            if !range.contains(&value) {
+                let rule = "rounds: 1 to 10000; packets: 64 to 100000000; flows: 1 to 4000; \
+                            mebibytes: 1 to 65536; round-trips: 1 to 100000000";
+                let value = value.to_string();
+                return Err(Error::Invalid { what, value, rule });
+            }
+        }
+        if !(0.0..=1.0).contains(&self.max_foreign_share) {
+            return Err(Error::Invalid {
+                what: "max-foreign",
+                value: self.max_foreign_share.to_string(),
+                rule: "a part of all CPUs, from 0 to 1",
+            });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_that_make_no_sense_are_refused() {
+        Options::default().check().unwrap();
+        Options::smoke().check().unwrap();
+        let bad = [
+            Options {
+                rounds: 0,
+                ..Options::default()
+            },
+            Options {
+                flows: 5000,
+                ..Options::default()
+            },
+            Options {
+                max_foreign_share: f64::NAN,
+                ..Options::default()
+            },
+        ];
+        for options in bad {
+            assert!(options.check().is_err(), "{options:?}");
+        }
+    }
+}

@@ -1,0 +1,426 @@
+//! What a run has found: for programs (`bench/1`), and for people.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write,
+};
+
+use comfy_table::{CellAlignment, Table, presets};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::{
+    contest::{Contest, Entry, Gate, Side},
+    machine::Machine,
+    round::{Fate, Rounds},
+    stats::{Quartiles, Spread},
+};
+
+/// What a run has found. As JSON it is the format `bench/1`:
+///
+/// ```json
+/// {"format": "bench/1", "machine": {"kernel": "6.12.0", ...}, "results": [
+///   {"case": "stream", "variant": "datapath", "params": {"mebibytes": 64}, "unit": "KiB",
+///    "rounds": 20, "ns_per_packet": {"min": 180.1, "median": 190.2, "max": 201.0},
+///    "loss": 0.0, "usable": true, "void": {"lost": 0, "flawed": 0, "disturbed": 2},
+///    "ratio": {"plain": {"median": 1.02, "q1": 1.0, "q3": 1.04}},
+///    "gate": {"kind": "speed-at-least", "bound": 0.95, "passed": true},
+///    "observed": {"mean_frame_bytes": 40123.0}}, ...]}
+/// ```
+///
+/// `ns_per_packet` is the time for one `unit` of the case's work; a ratio above 1 means that ours
+/// is faster by that factor.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Report {
+    /// `bench/1`.
+    pub format: &'static str,
+    /// What it was measured on.
+    pub machine: Machine,
+    /// One of every variant and set of parameters.
+    pub results: Vec<Row>,
+}
+
+/// The figures of one variant.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Row {
+    /// The case.
+    pub case: &'static str,
+    /// `datapath` is ours.
+    pub variant: &'static str,
+    /// What it was measured with.
+    pub params: BTreeMap<&'static str, Value>,
+    /// What `ns_per_packet` is per.
+    pub unit: &'static str,
+    /// Rounds that the figures are of.
+    pub rounds: usize,
+    /// Nanoseconds per unit; none where every round was void.
+    pub ns_per_packet: Option<Spread>,
+    /// The part, from 0 to 1, of all that was sent in all rounds that did not arrive.
+    pub loss: f64,
+    /// Whether enough rounds count to say something.
+    pub usable: bool,
+    /// Rounds that do not count.
+    pub void: Void,
+    /// How many times as fast it is as another variant, of paired rounds, by the other's name.
+    pub ratio: BTreeMap<&'static str, Quartiles>,
+    /// What it is held to.
+    pub gate: Option<GateResult>,
+    /// Medians of what else was seen.
+    pub observed: BTreeMap<&'static str, f64>,
+    /// Why rounds were flawed.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub flaws: BTreeSet<&'static str>,
+}
+
+/// How many rounds do not count, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Void {
+    /// Something did not arrive.
+    pub lost: usize,
+    /// Something else was measured.
+    pub flawed: usize,
+    /// The machine was busy with something else.
+    pub disturbed: usize,
+}
+
+/// A bound and what came of it.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct GateResult {
+    /// `speed-at-least` or `cost-at-most`.
+    pub kind: &'static str,
+    /// The factor.
+    pub bound: f64,
+    /// Whether the median keeps to it, in a usable run; none where the run is not usable.
+    pub passed: Option<bool>,
+    #[serde(skip)]
+    gate: Gate,
+}
+
+impl Report {
+    /// Begins a report.
+    #[must_use]
+    pub fn new(machine: Machine) -> Self {
+        Self {
+            format: "bench/1",
+            machine,
+            results: Vec::new(),
+        }
+    }
+
+    /// Adds both sides of a contest.
+    pub fn add(
+        &mut self,
+        case: &'static str,
+        unit: &'static str,
+        of: &dyn Contest,
+        rounds: &Rounds,
+    ) {
+        let speed = Quartiles::of(rounds.figures().map(super::round::Round::speed));
+        let mut ours = row(case, unit, of.ours(), rounds, Side::Ours);
+        ours.ratio = speed
+            .map(|speed| (of.against(), speed))
+            .into_iter()
+            .collect();
+        ours.gate = Some(judged(of.gate(), speed.filter(|_| rounds.usable())));
+        self.results.push(ours);
+        self.results
+            .push(row(case, unit, of.theirs(), rounds, Side::Theirs));
+    }
+
+    /// Whether every run was usable.
+    #[must_use]
+    pub fn usable(&self) -> bool {
+        self.results.iter().all(|row| row.usable)
+    }
+
+    /// Whether every gate was passed; a run that is not usable passes none.
+    #[must_use]
+    pub fn passed(&self) -> bool {
+        let mut gates = self.results.iter().filter_map(|row| row.gate);
+        gates.all(|gate| gate.passed == Some(true))
+    }
+
+    /// Lays it out for people: the machine, the figures, and what came of each gate.
+    #[must_use]
+    pub fn table(&self) -> String {
+        let mut text = describe(&self.machine);
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING);
+        table.set_header([
+            "CASE", "VARIANT", "WITH", "UNIT", "NS", "MIN", "MAX", "RATIO", "Q1", "Q3", "LOSS",
+            "ROUNDS", "VOID",
+        ]);
+        table.add_rows(self.results.iter().map(cells));
+        for (index, column) in table.column_iter_mut().enumerate() {
+            column.set_padding((0, 2));
+            if index > 3 {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+        text.push_str(&table.trim_fmt());
+        text.push_str("\n\n");
+        for row in &self.results {
+            if let Some(gate) = row.gate {
+                text.push_str(&gate_line(row, gate));
+            }
+            for (what, value) in &row.observed {
+                let _ = writeln!(text, "{} {}: {what} {value:.0}", row.case, name(row));
+            }
+            for flaw in &row.flaws {
+                let _ = writeln!(text, "{} {}: void rounds: {flaw}", row.case, name(row));
+            }
+        }
+        text
+    }
+}
+
+fn row(case: &'static str, unit: &'static str, entry: Entry, rounds: &Rounds, side: Side) -> Row {
+    let samples = || rounds.all().iter().map(|round| round.of(side));
+    let total = |part: fn(&crate::contest::Sample) -> u64| samples().map(part).sum::<u64>();
+    let count = |fate: fn(Fate) -> bool| rounds.with(fate).count();
+    let figures = || rounds.figures().map(|round| round.of(side));
+    let mut observed: BTreeMap<_, Vec<f64>> = BTreeMap::new();
+    for (what, value) in figures().flat_map(|sample| &sample.observed) {
+        observed.entry(*what).or_default().push(*value);
+    }
+    let flaws = rounds.all().iter().filter_map(|round| match round.fate {
+        Fate::Flawed(why) => Some(why),
+        _ => None,
+    });
+    Row {
+        case,
+        variant: entry.variant,
+        params: entry.params,
+        unit,
+        rounds: figures().count(),
+        ns_per_packet: Spread::of(figures().map(crate::contest::Sample::ns_per_unit)),
+        loss: lost_part(
+            total(|sample| sample.sent),
+            total(|sample| sample.delivered),
+        ),
+        usable: rounds.usable(),
+        void: Void {
+            lost: count(|fate| fate == Fate::Lost),
+            flawed: count(|fate| matches!(fate, Fate::Flawed(_))),
+            disturbed: count(|fate| fate == Fate::Disturbed),
+        },
+        ratio: BTreeMap::new(),
+        gate: None,
+        observed: observed
+            .into_iter()
+            .filter_map(|(what, values)| Some((what, Spread::of(values)?.median)))
+            .collect(),
+        flaws: flaws.collect(),
+    }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "it is a share, for reading")]
+fn lost_part(sent: u64, delivered: u64) -> f64 {
+    sent.saturating_sub(delivered) as f64 / sent.max(1) as f64
+}
+
+fn judged(gate: Gate, speed: Option<Quartiles>) -> GateResult {
+    let (kind, bound) = match gate {
+        Gate::SpeedAtLeast(bound) => ("speed-at-least", bound),
+        Gate::CostAtMost(bound) => ("cost-at-most", bound),
+    };
+    GateResult {
+        kind,
+        bound,
+        passed: speed.map(|speed| gate.passes(speed.median)),
+        gate,
+    }
+}
+
+fn describe(machine: &Machine) -> String {
+    let mut text = format!(
+        "kernel {}, {} x {}\n",
+        machine.kernel, machine.cpus, machine.cpu_model
+    );
+    for (weakness, state) in &machine.mitigations {
+        let _ = writeln!(text, "  {weakness}: {state}");
+    }
+    for (interface, mtu_bytes) in &machine.mtu_bytes {
+        let offloads = machine.offloads.get(interface).into_iter().flatten();
+        let on: Vec<_> = offloads
+            .filter(|(_, on)| **on)
+            .map(|(name, _)| *name)
+            .collect();
+        let on = if on.is_empty() {
+            "none".to_owned()
+        } else {
+            on.join(", ")
+        };
+        let _ = writeln!(text, "{interface}: MTU {mtu_bytes}, offloads {on}");
+    }
+    text.push('\n');
+    text
+}
+
+fn cells(row: &Row) -> Vec<String> {
+    let figure = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |v| format!("{v:.1}"));
+    let ratio = row.ratio.first_key_value().map(|(_, quartiles)| *quartiles);
+    let factor = |value: Option<f64>| value.map_or_else(String::new, |v| format!("{v:.3}"));
+    let Void {
+        lost,
+        flawed,
+        disturbed,
+    } = row.void;
+    vec![
+        row.case.to_owned(),
+        row.variant.to_owned(),
+        params(row),
+        row.unit.to_owned(),
+        figure(row.ns_per_packet.map(|ns| ns.median)),
+        figure(row.ns_per_packet.map(|ns| ns.min)),
+        figure(row.ns_per_packet.map(|ns| ns.max)),
+        factor(ratio.map(|r| r.median)),
+        factor(ratio.map(|r| r.q1)),
+        factor(ratio.map(|r| r.q3)),
+        format!("{:.2}%", row.loss * 100.0),
+        row.rounds.to_string(),
+        format!("{}", lost + flawed + disturbed),
+    ]
+}
+
+fn gate_line(row: &Row, result: GateResult) -> String {
+    let figures = row.ratio.first_key_value().map(|(against, speed)| {
+        let (word, shown) = match result.gate {
+            Gate::SpeedAtLeast(_) => ("speed", *speed),
+            Gate::CostAtMost(_) => ("cost", speed.inverse()),
+        };
+        let Quartiles { median, q1, q3 } = shown;
+        format!("{word} {median:.3}x of {against} [{q1:.3}, {q3:.3}], ")
+    });
+    let verdict = match result.passed {
+        Some(true) => "passed".to_owned(),
+        Some(false) => "MISSED".to_owned(),
+        None => {
+            let Void {
+                lost,
+                flawed,
+                disturbed,
+            } = row.void;
+            format!(
+                "NOT USABLE ({lost} rounds with loss, {flawed} flawed, {disturbed} on a busy machine)"
+            )
+        }
+    };
+    format!(
+        "{} {}: {}{}: {verdict}\n",
+        row.case,
+        name(row),
+        figures.unwrap_or_default(),
+        result.gate,
+    )
+}
+
+fn name(row: &Row) -> String {
+    format!("{} ({})", row.variant, params(row))
+}
+
+fn params(row: &Row) -> String {
+    let all = row.params.iter().map(|(name, value)| match value {
+        Value::String(text) => format!("{name} {text}"),
+        other => format!("{name} {other}"),
+    });
+    all.collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::{contest::Sample, error, round::Round};
+
+    struct Fixed;
+
+    impl Contest for Fixed {
+        fn ours(&self) -> Entry {
+            Entry::new("datapath", [("flows", json!(255))])
+        }
+
+        fn theirs(&self) -> Entry {
+            Entry::new("plain", [("flows", json!(255))])
+        }
+
+        fn against(&self) -> &'static str {
+            "plain"
+        }
+
+        fn gate(&self) -> Gate {
+            Gate::SpeedAtLeast(0.95)
+        }
+
+        fn sample(&mut self, _side: Side) -> error::Result<Sample> {
+            Ok(sample(100, 100))
+        }
+    }
+
+    fn sample(nanos: u64, delivered: u64) -> Sample {
+        Sample {
+            units: 1,
+            elapsed: Duration::from_nanos(nanos),
+            sent: 100,
+            delivered,
+            flaw: None,
+            observed: vec![("mean_frame_bytes", 1500.0)],
+        }
+    }
+
+    fn report(delivered: u64, foreign_share: f64) -> Report {
+        let round = Round::new(sample(100, delivered), sample(90, 100), foreign_share, 0.1);
+        let mut machine = Machine {
+            kernel: "6.1.0".to_owned(),
+            cpu_model: "A Fast One".to_owned(),
+            cpus: 2,
+            mitigations: BTreeMap::new(),
+            offloads: BTreeMap::new(),
+            mtu_bytes: BTreeMap::new(),
+        };
+        machine.mtu_bytes.insert("eth0 of n1".to_owned(), 1500);
+        let mut report = Report::new(machine);
+        report.add("stream", "KiB", &Fixed, &Rounds::new(vec![round], 1));
+        report
+    }
+
+    #[test]
+    fn a_figure_below_its_bound_misses_the_gate() {
+        let report = report(100, 0.0);
+        assert!(report.usable() && !report.passed());
+        let text = report.table();
+        let line = "stream datapath (flows 255): speed 0.900x of plain [0.900, 0.900], \
+                    speed at least 0.95x: MISSED";
+        assert!(text.contains(line), "{text}");
+        let json = serde_json::to_value(&report).unwrap();
+        assert_eq!(json["format"], "bench/1");
+        let ours = &json["results"][0];
+        assert_eq!(ours["variant"], "datapath");
+        assert_eq!(ours["params"], json!({"flows": 255}));
+        assert_eq!(ours["ns_per_packet"]["median"], 100.0);
+        assert_eq!(ours["ratio"]["plain"]["median"], 0.9);
+        assert_eq!(ours["gate"]["passed"], false);
+        assert_eq!(ours["usable"], true);
+        assert_eq!(ours["observed"]["mean_frame_bytes"], 1500.0);
+        assert_eq!(json["results"][1]["variant"], "plain");
+        assert_eq!(json["results"][1]["gate"], Value::Null);
+    }
+
+    #[test]
+    fn what_was_lost_or_disturbed_passes_no_gate() {
+        for (delivered, foreign_share, figure) in [(99, 0.0, false), (100, 0.5, true)] {
+            let report = report(delivered, foreign_share);
+            assert!(!report.usable() && !report.passed());
+            let text = report.table();
+            assert!(text.contains("NOT USABLE"), "{text}");
+            let json = serde_json::to_value(&report).unwrap();
+            let ours = &json["results"][0];
+            assert_eq!(ours["ns_per_packet"].is_object(), figure);
+            assert_eq!(ours["gate"]["passed"], Value::Null);
+            assert_eq!(ours["loss"], if figure { 0.0 } else { 0.01 });
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! Labs to measure in: the same two nodes with two pods each, with the datapath or without.
+
+mod plain;
+
+use std::{
+    fs,
+    net::{IpAddr, SocketAddr},
+    process,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use datapath_conformance::{
+    family::Family,
+    netns::Namespace,
+    paths::{self, InProcess, NodeView},
+    topology::{Fabric, LabName, Node, NodePlan, Plan, plan::UPLINK},
+};
+
+use crate::{
+    error::{Error, Result},
+    machine::Machine,
+};
+
+/// Room for flows: both directions of the most that a case asks for, on all paths.
+const MAX_FLOWS: u32 = 1 << 16;
+
+/// A lab that traffic can be sent through. Dropping it takes it down.
+#[derive(Debug)]
+pub struct Rig {
+    // In the order in which they are taken down. `None` where the kernel routes.
+    datapaths: Option<InProcess>,
+    fabric: Fabric,
+    underlay: Family,
+}
+
+impl Rig {
+    /// Builds a lab with a datapath on each node, and tunnels over this family.
+    ///
+    /// # Errors
+    ///
+    /// What the lab or the datapath says.
+    pub fn datapath(underlay: Family) -> Result<Self> {
+        let fabric = Fabric::build(Plan::new(unique()?))?;
+        let datapaths = InProcess::with(&fabric, underlay, |config| config.max_flows = MAX_FLOWS)?;
+        Ok(Self {
+            datapaths: Some(datapaths),
+            fabric,
+            underlay,
+        })
+    }
+
+    /// Builds a lab of the same shape without datapath: pods have the same interfaces and
+    /// addresses, the nodes' kernels forward, and the underlay routes the pods' prefixes.
+    ///
+    /// # Errors
+    ///
+    /// What the lab says.
+    pub fn plain() -> Result<Self> {
+        let forwards = NodePlan {
+            forwards: true,
+            ..NodePlan::default()
+        };
+        let fabric = Fabric::build(Plan::new(unique()?).with_nodes(2, forwards))?;
+        plain::wire(&fabric)?;
+        Ok(Self {
+            datapaths: None,
+            fabric,
+            underlay: Family::Ipv4,
+        })
+    }
+
+    /// The lab's network.
+    #[must_use]
+    pub fn fabric(&self) -> &Fabric {
+        &self.fabric
+    }
+
+    /// The family of the tunnels.
+    #[must_use]
+    pub fn underlay(&self) -> Family {
+        self.underlay
+    }
+
+    /// A node, counted from 1.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Lab`] where there is none.
+    pub fn node(&self, node: u8) -> Result<&Node> {
+        Ok(self.fabric.node(node)?)
+    }
+
+    /// The namespace of a node's pod, both counted from 1.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Lab`], [`Error::Invalid`] where there is none.
+    pub fn pod(&self, node: u8, pod: u8) -> Result<&Namespace> {
+        let pods = self.node(node)?.pods();
+        let found = usize::from(pod).checked_sub(1).and_then(|i| pods.get(i));
+        found.ok_or_else(|| Error::Invalid {
+            what: "pod",
+            value: pod.to_string(),
+            rule: "the lab's nodes have two pods, counted from 1",
+        })
+    }
+
+    /// Name of the node's side of a pod's interface, both counted from 1.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] where there is none, or no datapath.
+    pub fn host_interface(&self, node: u8, pod: u8) -> Result<String> {
+        let id = format!("n{node}p{pod}");
+        let index = usize::from(node).saturating_sub(1);
+        let views = self.datapaths()?.inside(index, |own| Ok(own.endpoints()))?;
+        let view = views.into_iter().find(|view| view.id == id);
+        view.map(|view| view.host_interface)
+            .ok_or_else(|| Error::Invalid {
+                what: "pod",
+                value: id,
+                rule: "the lab's nodes have two pods, counted from 1",
+            })
+    }
+
+    /// Makes sure that every flow of some is in the established table of a node (counted from 1),
+    /// in the direction given. A lab without datapath has none to look at.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotEstablished`], or what the datapath says.
+    pub fn check_established(
+        &self,
+        node: u8,
+        protocol: &'static str,
+        (from, ports): (IpAddr, impl Iterator<Item = u16>),
+        to: SocketAddr,
+    ) -> Result<()> {
+        let Some(datapaths) = &self.datapaths else {
+            return Ok(());
+        };
+        let node = usize::from(node);
+        let flows = datapaths.flows(node.saturating_sub(1))?;
+        let ports: Vec<_> = ports.collect();
+        let established = flows.iter().filter(|flow| {
+            flow.table == "established"
+                && flow.protocol == protocol
+                && !flow.reply
+                && flow.source == from
+                && ports.contains(&flow.source_port)
+                && SocketAddr::new(flow.destination, flow.destination_port) == to
+        });
+        let found = established.count();
+        if found == ports.len() {
+            return Ok(());
+        }
+        Err(Error::NotEstablished {
+            found,
+            wanted: ports.len(),
+            protocol,
+            from: from.to_string(),
+            to: to.to_string(),
+            node,
+        })
+    }
+
+    /// Frames and bytes that a node, counted from 1, has sent out of its uplink. Segments that the
+    /// interface has yet to cut are one frame.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Os`] when `/proc` cannot be read.
+    pub fn uplink_sent(&self, node: u8) -> Result<(u64, u64)> {
+        let file = "/proc/thread-self/net/dev";
+        let table = self
+            .node(node)?
+            .namespace()
+            .run(|| fs::read_to_string(file))?;
+        let table = table.map_err(Error::os("read", file))?;
+        Ok(sent(&table, UPLINK).unwrap_or_default())
+    }
+
+    /// Adds what the lab's interfaces do to the description of the machine; `what` names the lab.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Lab`].
+    pub fn describe(&self, what: &str, machine: &mut Machine) -> Result<()> {
+        let name = |of: &str| format!("{what}: {UPLINK} of {of}");
+        machine.add(&name("n1p1"), self.pod(1, 1)?, UPLINK)?;
+        machine.add(&name("n1"), self.node(1)?.namespace(), UPLINK)
+    }
+
+    fn datapaths(&self) -> Result<&InProcess> {
+        self.datapaths.as_ref().ok_or_else(|| Error::Invalid {
+            what: "lab",
+            value: self.fabric.plan().lab.to_string(),
+            rule: "this needs one with a datapath",
+        })
+    }
+}
+
+/// Address of a node's pod, both counted from 1.
+pub(crate) fn pod_address(node: u8, pod: u8, family: Family) -> IpAddr {
+    paths::pod_address(node, pod, family)
+}
+
+/// A name that no other lab, of this process or another, has at the same time.
+fn unique() -> Result<LabName> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    Ok(format!("bench-{}-{number}", process::id()).parse()?)
+}
+
+/// Frames and bytes sent, of the line `interface: ...` in `/proc/net/dev`: eight columns of what was
+/// received come first.
+fn sent(table: &str, interface: &str) -> Option<(u64, u64)> {
+    let lines = table.lines().filter_map(|line| line.split_once(':'));
+    let (_, columns) = lines
+        .into_iter()
+        .find(|(name, _)| name.trim() == interface)?;
+    let mut columns = columns.split_whitespace().skip(8);
+    let bytes = columns.next()?.parse().ok()?;
+    let frames = columns.next()?.parse().ok()?;
+    Some((frames, bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_sent_is_behind_what_was_received() {
+        let table = "Inter-|   Receive  |  Transmit\n face |bytes packets\n    \
+                     lo: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16\n  \
+                     eth0: 100 2 0 0 0 0 0 0 3000 4 0 0 0 0 0 0\n";
+        assert_eq!(sent(table, "eth0"), Some((4, 3000)));
+        assert_eq!(sent(table, "eth"), None);
+    }
+}

@@ -1,0 +1,37 @@
+//! Runs a case from its lab to its report.
+
+use crate::{
+    contest::{Case, Entry},
+    error::Result,
+    machine::Machine,
+    options::Options,
+    report::Report,
+    round::{Round, Rounds},
+};
+
+/// Builds the lab of a case, measures everything in it, takes it down, and returns what it has
+/// found. `on_round` hears of every round, counted from 1, as soon as it is over.
+///
+/// # Errors
+///
+/// What keeps it from being measured. Loss and a busy machine do not: they are in the report.
+pub fn run(
+    case: &dyn Case,
+    options: &Options,
+    mut on_round: impl FnMut(&Entry, usize, &Round),
+) -> Result<Report> {
+    options.check()?;
+    let mut machine = Machine::look()?;
+    let contests = case.prepare(options, &mut machine)?;
+    let mut report = Report::new(machine);
+    for mut contest in contests {
+        let entry = contest.ours();
+        let mut number = 0;
+        let rounds = Rounds::measure(contest.as_mut(), options, |round| {
+            number += 1;
+            on_round(&entry, number, round);
+        })?;
+        report.add(case.name(), case.unit(), contest.as_ref(), &rounds);
+    }
+    Ok(report)
+}
