@@ -56,6 +56,7 @@ pub mod rig;
 pub mod round;
 mod run;
 pub mod stats;
+mod stopwatch;
 
 pub use error::{Error, Result};
 pub use report::Report;

@@ -5,12 +5,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::{
-    time::{ClockId, clock_gettime},
-    unistd::{SysconfVar, sysconf},
-};
+use nix::unistd::{SysconfVar, sysconf};
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    stopwatch::cpu_time,
+};
 
 /// The machine's busy time at one moment, to be compared with a later one.
 #[derive(Clone, Copy, Debug)]
@@ -32,20 +32,19 @@ impl Load {
     pub fn now() -> Result<Self> {
         let file = "/proc/stat";
         let stat = fs::read_to_string(file).map_err(Error::os("read", file))?;
-        let own = clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID)
-            .map_err(Error::os("read the clock of", "this process"))?;
         let ticks = busy_ticks(&stat);
         Ok(Self {
             at: Instant::now(),
             busy: from_ticks(ticks),
-            own: Duration::from(own) + from_ticks(softirq_thread_ticks()),
+            own: cpu_time()? + from_ticks(softirq_thread_ticks()),
             cpus: u32::try_from(stat.lines().filter(|line| is_cpu(line)).count()).unwrap_or(1),
         })
     }
 
     /// The part of all CPUs together, from 0 to 1, that somebody else has used since `before`.
     ///
-    /// The kernel counts in ticks of about ten milliseconds: of a tenth of a second it says little.
+    /// The kernel counts busy time in ticks of about ten milliseconds, each of which is all one
+    /// task's or another's: one tick a CPU says nothing, and is not counted.
     #[must_use]
     pub fn foreign_share_since(&self, before: &Self) -> f64 {
         let wall = self.at.duration_since(before.at) * self.cpus.max(1);
@@ -54,7 +53,8 @@ impl Load {
         if wall.is_zero() {
             return 0.0;
         }
-        busy.saturating_sub(own).as_secs_f64() / wall.as_secs_f64()
+        let blur = from_ticks(1) * self.cpus.max(1);
+        busy.saturating_sub(own).saturating_sub(blur).as_secs_f64() / wall.as_secs_f64()
     }
 }
 
@@ -141,9 +141,9 @@ mod tests {
             cpus: 2,
         };
         let before = load(0, 100, 50);
-        let share = load(1, 1600, 1050).foreign_share_since(&before);
+        let share = load(1, 1620, 1050).foreign_share_since(&before);
         assert!((share - 0.25).abs() < 1e-9, "{share}");
-        let alone = load(1, 1050, 1050).foreign_share_since(&before);
+        let alone = load(1, 1120, 1050).foreign_share_since(&before);
         assert!(alone.abs() < f64::EPSILON);
     }
 }

@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
-    contest::{Contest, Entry, Gate, Side},
+    contest::{Contest, Entry, Gate, Sample, Side},
     machine::Machine,
     round::{Fate, Rounds},
     stats::{Quartiles, Spread},
@@ -22,6 +22,7 @@ use crate::{
 /// {"format": "bench/1", "machine": {"kernel": "6.12.0", ...}, "results": [
 ///   {"case": "stream", "variant": "datapath", "params": {"mebibytes": 64}, "unit": "KiB",
 ///    "rounds": 20, "ns_per_packet": {"min": 180.1, "median": 190.2, "max": 201.0},
+///    "cpu_ns_per_packet": {"min": 210.5, "median": 220.9, "max": 231.8},
 ///    "loss": 0.0, "usable": true, "void": {"lost": 0, "flawed": 0, "disturbed": 2},
 ///    "ratio": {"plain": {"median": 1.02, "q1": 1.0, "q3": 1.04}},
 ///    "gate": {"kind": "speed-at-least", "bound": 0.95, "passed": true},
@@ -55,6 +56,9 @@ pub struct Row {
     pub rounds: usize,
     /// Nanoseconds per unit; none where every round was void.
     pub ns_per_packet: Option<Spread>,
+    /// Nanoseconds of CPU time per unit, as far as this process was charged for it
+    /// ([`Sample::cpu`]).
+    pub cpu_ns_per_packet: Option<Spread>,
     /// The part, from 0 to 1, of all that was sent in all rounds that did not arrive.
     pub loss: f64,
     /// Whether enough rounds count to say something.
@@ -147,8 +151,8 @@ impl Report {
         let mut table = Table::new();
         table.load_style(presets::NOTHING);
         table.set_header([
-            "CASE", "VARIANT", "WITH", "UNIT", "NS", "MIN", "MAX", "RATIO", "Q1", "Q3", "LOSS",
-            "ROUNDS", "VOID",
+            "CASE", "VARIANT", "WITH", "UNIT", "NS", "MIN", "MAX", "CPU NS", "RATIO", "Q1", "Q3",
+            "LOSS", "ROUNDS", "VOID",
         ]);
         table.add_rows(self.results.iter().map(cells));
         for (index, column) in table.column_iter_mut().enumerate() {
@@ -176,7 +180,7 @@ impl Report {
 
 fn row(case: &'static str, unit: &'static str, entry: Entry, rounds: &Rounds, side: Side) -> Row {
     let samples = || rounds.all().iter().map(|round| round.of(side));
-    let total = |part: fn(&crate::contest::Sample) -> u64| samples().map(part).sum::<u64>();
+    let total = |part: fn(&Sample) -> u64| samples().map(part).sum::<u64>();
     let count = |fate: fn(Fate) -> bool| rounds.with(fate).count();
     let figures = || rounds.figures().map(|round| round.of(side));
     let mut observed: BTreeMap<_, Vec<f64>> = BTreeMap::new();
@@ -193,7 +197,8 @@ fn row(case: &'static str, unit: &'static str, entry: Entry, rounds: &Rounds, si
         params: entry.params,
         unit,
         rounds: figures().count(),
-        ns_per_packet: Spread::of(figures().map(crate::contest::Sample::ns_per_unit)),
+        ns_per_packet: Spread::of(figures().map(Sample::ns_per_unit)),
+        cpu_ns_per_packet: Spread::of(figures().map(Sample::cpu_ns_per_unit)),
         loss: lost_part(
             total(|sample| sample.sent),
             total(|sample| sample.delivered),
@@ -274,6 +279,7 @@ fn cells(row: &Row) -> Vec<String> {
         figure(row.ns_per_packet.map(|ns| ns.median)),
         figure(row.ns_per_packet.map(|ns| ns.min)),
         figure(row.ns_per_packet.map(|ns| ns.max)),
+        figure(row.cpu_ns_per_packet.map(|ns| ns.median)),
         factor(ratio.map(|r| r.median)),
         factor(ratio.map(|r| r.q1)),
         factor(ratio.map(|r| r.q3)),
@@ -334,7 +340,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{contest::Sample, error, round::Round};
+    use crate::{error, round::Round};
 
     struct Fixed;
 
@@ -364,6 +370,7 @@ mod tests {
         Sample {
             units: 1,
             elapsed: Duration::from_nanos(nanos),
+            cpu: Duration::from_nanos(50),
             sent: 100,
             delivered,
             flaw: None,

@@ -168,6 +168,7 @@ mod tests {
         Sample {
             units: 1,
             elapsed: Duration::from_micros(micros),
+            cpu: Duration::ZERO,
             sent: 10,
             delivered: 10,
             flaw: None,

@@ -1,6 +1,6 @@
 //! Two CPUs against one.
 
-use std::{collections::BTreeSet, rc::Rc, time::Duration};
+use std::{collections::BTreeSet, rc::Rc};
 
 use datapath_conformance::family::Family;
 use serde_json::json;
@@ -117,11 +117,10 @@ impl Contest for Pair {
         for lane in &self.lanes {
             lane.check(&self.rig)?;
         }
-        // Runs follow each other; of lanes that run at once, the last one says when it is over.
-        let time = |run: &Outcome| run.elapsed.iter().max().copied().unwrap_or_default() + run.tail;
         Ok(Sample {
             units: runs.iter().map(|run| run.sent).sum(),
-            elapsed: runs.iter().map(time).sum::<Duration>(),
+            elapsed: runs.iter().map(Outcome::time).sum(),
+            cpu: runs.iter().map(|run| run.cpu).sum(),
             sent: runs.iter().map(|run| run.sent).sum(),
             delivered: runs.iter().map(|run| run.delivered).sum(),
             flaw: None,

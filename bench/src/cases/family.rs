@@ -16,7 +16,8 @@ use crate::{
 };
 
 /// `family`: established UDP flows along each path through the datapath, on one CPU, IPv6 against
-/// IPv4. Both go through the same tunnel.
+/// IPv4. Both go through the same tunnel; and into and out of it once more, IPv6 in IPv6 against
+/// IPv4 in IPv4.
 #[derive(Clone, Copy, Debug)]
 pub struct AddressFamily;
 
@@ -35,17 +36,22 @@ impl Case for AddressFamily {
 
     fn prepare(&self, options: &Options, machine: &mut Machine) -> Result<Vec<Box<dyn Contest>>> {
         let cpu = machine.cpus.saturating_sub(1);
-        let rig = Rc::new(Rig::datapath(options.underlay)?);
-        rig.describe("datapath", machine)?;
+        let [over_ipv4, over_ipv6] = Family::ALL.map(Rig::datapath);
+        let (over_ipv4, over_ipv6) = (Rc::new(over_ipv4?), Rc::new(over_ipv6?));
+        over_ipv4.describe("datapath", machine)?;
+        let usual = match options.underlay {
+            Family::Ipv4 => &over_ipv4,
+            Family::Ipv6 => &over_ipv6,
+        };
+        let same = Path::ALL.map(|path| (path, usual, usual));
+        let throughout = [Path::Encap, Path::Decap].map(|path| (path, &over_ipv6, &over_ipv4));
         let mut contests: Vec<Box<dyn Contest>> = Vec::new();
-        for path in Path::ALL {
-            let open = |family| Lane::open(&rig, path, family, 1, options.flows);
-            let (ipv4, ipv6) = (open(Family::Ipv4)?, open(Family::Ipv6)?);
+        for (path, rig_of_ipv6, rig_of_ipv4) in same.into_iter().chain(throughout) {
+            let measured = |rig, family| Measured::open(rig, path, family, options.flows);
             contests.push(Box::new(Families {
-                rig: Rc::clone(&rig),
                 path,
-                ipv4,
-                ipv6,
+                ipv6: measured(rig_of_ipv6, Family::Ipv6)?,
+                ipv4: measured(rig_of_ipv4, Family::Ipv4)?,
                 packets: options.packets,
                 flows: options.flows,
                 cpu,
@@ -55,23 +61,39 @@ impl Case for AddressFamily {
     }
 }
 
-struct Families {
+/// A family, and the lab that it is measured in.
+struct Measured {
+    family: Family,
     rig: Rc<Rig>,
+    lane: Lane,
+}
+
+impl Measured {
+    fn open(rig: &Rc<Rig>, path: Path, family: Family, flows: u16) -> Result<Self> {
+        Ok(Self {
+            family,
+            lane: Lane::open(rig, path, family, 1, flows)?,
+            rig: Rc::clone(rig),
+        })
+    }
+}
+
+struct Families {
     path: Path,
-    ipv4: Lane,
-    ipv6: Lane,
+    ipv6: Measured,
+    ipv4: Measured,
     packets: u32,
     flows: u16,
     cpu: usize,
 }
 
 impl Families {
-    fn entry(&self, family: Family) -> Entry {
+    fn entry(&self, of: &Measured) -> Entry {
         let params = [
             ("path", json!(self.path.name())),
-            ("family", json!(family)),
+            ("family", json!(of.family)),
             ("flows", json!(self.flows)),
-            ("underlay", json!(self.rig.underlay())),
+            ("underlay", json!(of.rig.underlay())),
         ];
         Entry::new("datapath", params)
     }
@@ -79,11 +101,11 @@ impl Families {
 
 impl Contest for Families {
     fn ours(&self) -> Entry {
-        self.entry(Family::Ipv6)
+        self.entry(&self.ipv6)
     }
 
     fn theirs(&self) -> Entry {
-        self.entry(Family::Ipv4)
+        self.entry(&self.ipv4)
     }
 
     fn against(&self) -> &'static str {
@@ -95,21 +117,22 @@ impl Contest for Families {
     }
 
     fn sample(&mut self, side: Side) -> Result<Sample> {
-        let lane = match side {
+        let Measured { rig, lane, .. } = match side {
             Side::Ours => &self.ipv6,
             Side::Theirs => &self.ipv4,
         };
-        let (namespace, interface) = self.path.end(&self.rig)?;
+        let (namespace, interface) = self.path.end(rig)?;
         // Only for one family at a time: the other's frames would pay for the comparison.
         let lengths = BTreeSet::from([lane.length_at_end()]);
         let sink = Sink::attach(namespace, interface, &lengths)?;
-        let sent = lane::send(&self.rig, &sink, &[(lane, self.cpu)], self.packets)?;
-        lane.check(&self.rig)?;
+        let outcome = lane::send(rig, &sink, &[(lane, self.cpu)], self.packets)?;
+        lane.check(rig)?;
         Ok(Sample {
-            units: sent.sent,
-            elapsed: sent.elapsed.iter().sum::<std::time::Duration>() + sent.tail,
-            sent: sent.sent,
-            delivered: sent.delivered,
+            units: outcome.sent,
+            elapsed: outcome.time(),
+            cpu: outcome.cpu,
+            sent: outcome.sent,
+            delivered: outcome.delivered,
             flaw: None,
             observed: Vec::new(),
         })

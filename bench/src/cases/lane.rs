@@ -20,6 +20,7 @@ use crate::{
     error::{Error, Result},
     live::{Generator, Sink, Template, pin_to},
     rig::{Rig, pod_address},
+    stopwatch::Stopwatch,
 };
 
 /// First source port of the flows.
@@ -175,11 +176,20 @@ fn frames(
 #[derive(Clone, Debug)]
 pub(super) struct Outcome {
     /// How long each lane took.
-    pub(super) elapsed: Vec<Duration>,
+    elapsed: Vec<Duration>,
     /// Until the last frame was there, after the last lane was done.
-    pub(super) tail: Duration,
+    tail: Duration,
+    /// What this process has used of all CPUs.
+    pub(super) cpu: Duration,
     pub(super) sent: u64,
     pub(super) delivered: u64,
+}
+
+impl Outcome {
+    /// Until the last frame of the last lane was there.
+    pub(super) fn time(&self) -> Duration {
+        self.elapsed.iter().max().copied().unwrap_or_default() + self.tail
+    }
 }
 
 /// Sends frames along lanes of one node at once, each on a CPU of its own, and counts them at their
@@ -191,6 +201,7 @@ pub(super) fn send(
     frames: u32,
 ) -> Result<Outcome> {
     let before = sink.taken()?;
+    let watch = Stopwatch::start()?;
     let node = lanes.first().map_or(1, |(lane, _)| lane.node);
     let gate = RwLock::new(());
     // Threads are in the namespace of the one that starts them.
@@ -218,6 +229,7 @@ pub(super) fn send(
         })
     })?;
     let elapsed = outcome?;
+    let (_, cpu) = watch.read()?;
     let sent = u64::from(frames) * lanes.len() as u64;
     let start = Instant::now();
     let mut delivered = sink.taken()? - before;
@@ -230,6 +242,7 @@ pub(super) fn send(
     Ok(Outcome {
         elapsed,
         tail,
+        cpu,
         sent,
         delivered,
     })

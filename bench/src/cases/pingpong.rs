@@ -4,7 +4,7 @@ use std::{
     io::{Read, Write},
     net::TcpStream,
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use datapath_conformance::family::Family;
@@ -18,6 +18,7 @@ use crate::{
     machine::Machine,
     options::Options,
     rig::Rig,
+    stopwatch::Stopwatch,
 };
 
 /// Round trips before the timed ones.
@@ -102,12 +103,13 @@ impl Contest for Game {
             Side::Theirs => &self.plain,
         };
         let mut connection = Connection::open(rig, self.family)?;
-        let (elapsed, returned) = play(&mut connection, self.cpu, self.round_trips)?;
+        let ((elapsed, cpu), returned) = play(&mut connection, self.cpu, self.round_trips)?;
         connection.check(rig)?;
         let sent = u64::from(self.round_trips);
         Ok(Sample {
             units: sent,
             elapsed,
+            cpu,
             sent,
             delivered: returned,
             flaw: None,
@@ -116,8 +118,11 @@ impl Contest for Game {
     }
 }
 
-/// Plays, both ends on one CPU, and returns how long it took and how many bytes came back right.
-fn play(connection: &mut Connection, cpu: usize, round_trips: u32) -> Result<(Duration, u64)> {
+/// Time passed and CPU time used, and how many bytes came back right.
+type Played = ((Duration, Duration), u64);
+
+/// Plays, both ends on one CPU, and returns what came of it.
+fn play(connection: &mut Connection, cpu: usize, round_trips: u32) -> Result<Played> {
     let Connection { client, server } = connection;
     thread::scope(|scope| {
         let spawn = || thread::Builder::new().name("player".to_owned());
@@ -135,12 +140,14 @@ fn play(connection: &mut Connection, cpu: usize, round_trips: u32) -> Result<(Du
             .spawn_scoped(scope, move || {
                 pin_to(cpu)?;
                 exchange(client, AHEAD)?;
-                let start = Instant::now();
+                let watch = Stopwatch::start()?;
                 let right = exchange(client, round_trips)?;
-                Ok::<_, Error>((start.elapsed(), right))
+                Ok::<_, Error>((watch.read()?, right))
             })
             .map_err(Error::os("start a thread for", "the client"))?;
-        let result = player.join().unwrap_or(Ok((Duration::ZERO, 0)));
+        let result = player
+            .join()
+            .unwrap_or_else(|_| Ok((Default::default(), 0)));
         echo.join().unwrap_or(Ok(()))?;
         result
     })

@@ -3,7 +3,6 @@
 use std::{
     io::{Read, Write},
     thread,
-    time::Instant,
 };
 
 use datapath_conformance::{
@@ -20,6 +19,7 @@ use crate::{
     machine::Machine,
     options::Options,
     rig::Rig,
+    stopwatch::Stopwatch,
 };
 
 /// Bytes of one write, and of one read at most.
@@ -116,9 +116,9 @@ impl Contest for Streams {
         let mut connection = Connection::open(rig, self.family)?;
         transfer(&mut connection, self.bytes / AHEAD)?;
         let (frames_before, bytes_before) = rig.uplink_sent(1)?;
-        let start = Instant::now();
+        let watch = Stopwatch::start()?;
         let delivered = transfer(&mut connection, self.bytes)?;
-        let elapsed = start.elapsed();
+        let (elapsed, cpu) = watch.read()?;
         let (frames, bytes) = rig.uplink_sent(1)?;
         connection.check(rig)?;
         let mean = mean(bytes - bytes_before, frames - frames_before);
@@ -127,6 +127,7 @@ impl Contest for Streams {
         Ok(Sample {
             units: self.bytes / KIBIBYTE,
             elapsed,
+            cpu,
             sent: self.bytes,
             delivered,
             flaw: cut.then_some("segments were cut before the underlay, in spite of TSO"),
