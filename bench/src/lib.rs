@@ -43,6 +43,7 @@ use std::net::IpAddr;
 use datapath_kern::abi::Mac;
 use etherparse::PacketBuilder;
 
+mod affinity;
 pub mod cases;
 pub mod cli;
 pub mod contest;

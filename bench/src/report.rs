@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::{
     contest::{Contest, Entry, Gate, Sample, Side},
     machine::Machine,
-    round::{Fate, Rounds},
+    round::{Fate, Round, Rounds},
     stats::{Quartiles, Spread},
 };
 
@@ -25,6 +25,7 @@ use crate::{
 ///    "cpu_ns_per_packet": {"min": 210.5, "median": 220.9, "max": 231.8},
 ///    "loss": 0.0, "usable": true, "void": {"lost": 0, "flawed": 0, "disturbed": 2},
 ///    "ratio": {"plain": {"median": 1.02, "q1": 1.0, "q3": 1.04}},
+///    "cpu_ratio": {"plain": {"median": 1.01, "q1": 1.0, "q3": 1.02}},
 ///    "gate": {"kind": "speed-at-least", "bound": 0.95, "passed": true},
 ///    "observed": {"mean_frame_bytes": 40123.0}}, ...]}
 /// ```
@@ -67,6 +68,8 @@ pub struct Row {
     pub void: Void,
     /// How many times as fast it is as another variant, of paired rounds, by the other's name.
     pub ratio: BTreeMap<&'static str, Quartiles>,
+    /// The same by CPU time, which is not judged.
+    pub cpu_ratio: BTreeMap<&'static str, Quartiles>,
     /// What it is held to.
     pub gate: Option<GateResult>,
     /// Medians of what else was seen.
@@ -119,9 +122,15 @@ impl Report {
         of: &dyn Contest,
         rounds: &Rounds,
     ) {
-        let speed = Quartiles::of(rounds.figures().map(super::round::Round::speed));
+        let speed = Quartiles::of(rounds.figures().map(Round::speed));
         let mut ours = row(case, unit, of.ours(), rounds, Side::Ours);
         ours.ratio = speed
+            .map(|speed| (of.against(), speed))
+            .into_iter()
+            .collect();
+        let cpu_speeds = rounds.figures().map(Round::cpu_speed);
+        let cpu_speed = Quartiles::of(cpu_speeds.filter(|speed| speed.is_finite()));
+        ours.cpu_ratio = cpu_speed
             .map(|speed| (of.against(), speed))
             .into_iter()
             .collect();
@@ -210,6 +219,7 @@ fn row(case: &'static str, unit: &'static str, entry: Entry, rounds: &Rounds, si
             disturbed: count(|fate| fate == Fate::Disturbed),
         },
         ratio: BTreeMap::new(),
+        cpu_ratio: BTreeMap::new(),
         gate: None,
         observed: observed
             .into_iter()
@@ -290,14 +300,22 @@ fn cells(row: &Row) -> Vec<String> {
 }
 
 fn gate_line(row: &Row, result: GateResult) -> String {
-    let figures = row.ratio.first_key_value().map(|(against, speed)| {
+    let shown = |speed: &Quartiles| {
         let (word, shown) = match result.gate {
             Gate::SpeedAtLeast(_) => ("speed", *speed),
             Gate::CostAtMost(_) => ("cost", speed.inverse()),
         };
         let Quartiles { median, q1, q3 } = shown;
-        format!("{word} {median:.3}x of {against} [{q1:.3}, {q3:.3}], ")
-    });
+        format!("{word} {median:.3}x [{q1:.3}, {q3:.3}]")
+    };
+    let mut figures = String::new();
+    if let Some((against, speed)) = row.ratio.first_key_value() {
+        let _ = write!(figures, "{} of {against}", shown(speed));
+        if let Some(speed) = row.cpu_ratio.get(against) {
+            let _ = write!(figures, " (by CPU time {})", shown(speed));
+        }
+        figures.push_str(", ");
+    }
     let verdict = match result.passed {
         Some(true) => "passed".to_owned(),
         Some(false) => "MISSED".to_owned(),
@@ -313,10 +331,9 @@ fn gate_line(row: &Row, result: GateResult) -> String {
         }
     };
     format!(
-        "{} {}: {}{}: {verdict}\n",
+        "{} {}: {figures}{}: {verdict}\n",
         row.case,
         name(row),
-        figures.unwrap_or_default(),
         result.gate,
     )
 }
@@ -340,7 +357,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{error, round::Round};
+    use crate::error;
 
     struct Fixed;
 
@@ -399,8 +416,8 @@ mod tests {
         let report = report(100, 0.0);
         assert!(report.usable() && !report.passed());
         let text = report.table();
-        let line = "stream datapath (flows 255): speed 0.900x of plain [0.900, 0.900], \
-                    speed at least 0.95x: MISSED";
+        let line = "stream datapath (flows 255): speed 0.900x [0.900, 0.900] of plain \
+                    (by CPU time speed 1.000x [1.000, 1.000]), speed at least 0.95x: MISSED";
         assert!(text.contains(line), "{text}");
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(json["format"], "bench/1");

@@ -72,6 +72,12 @@ impl Round {
     pub fn speed(&self) -> f64 {
         self.theirs.ns_per_unit() / self.ours.ns_per_unit()
     }
+
+    /// The same by CPU time ([`Sample::cpu`]).
+    #[must_use]
+    pub fn cpu_speed(&self) -> f64 {
+        self.theirs.cpu_ns_per_unit() / self.ours.cpu_ns_per_unit()
+    }
 }
 
 /// All rounds of a contest that were tried, in order.

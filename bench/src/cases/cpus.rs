@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::lane::{self, Lane, Outcome, Path};
 use crate::{
+    affinity,
     contest::{Case, Contest, Entry, Gate, Sample, Side},
     error::{Error, Result},
     live::Sink,
@@ -18,7 +19,7 @@ use crate::{
 /// Paths that two pods of a node share an end of.
 const PATHS: [Path; 2] = [Path::Encap, Path::Masquerade];
 
-/// `cpus`: two pods send established UDP flows off the node, one on CPU 0 and one on CPU 1, at once
+/// `cpus`: two pods send established UDP flows off the node, each on a CPU of its own, at once
 /// or one after the other. Twice the speed is what two CPUs could do at best.
 ///
 /// Anything else that runs on the machine takes from both at once, but not from one alone, which
@@ -40,13 +41,14 @@ impl Case for Cpus {
     }
 
     fn prepare(&self, options: &Options, machine: &mut Machine) -> Result<Vec<Box<dyn Contest>>> {
-        if machine.cpus < 2 {
+        let usable = affinity::usable()?;
+        let &[one, other, ..] = usable.as_slice() else {
             return Err(Error::Invalid {
                 what: "number of CPUs",
-                value: machine.cpus.to_string(),
+                value: usable.len().to_string(),
                 rule: "this bench needs two: run it elsewhere, or let this process use another",
             });
-        }
+        };
         let rig = Rc::new(Rig::datapath(options.underlay)?);
         rig.describe("datapath", machine)?;
         let mut contests: Vec<Box<dyn Contest>> = Vec::new();
@@ -57,6 +59,7 @@ impl Case for Cpus {
                 rig: Rc::clone(&rig),
                 path,
                 lanes,
+                cpus: [one, other],
                 packets: options.packets,
                 flows: options.flows,
                 family: options.family,
@@ -70,6 +73,7 @@ struct Pair {
     rig: Rc<Rig>,
     path: Path,
     lanes: [Lane; 2],
+    cpus: [usize; 2],
     packets: u32,
     flows: u16,
     family: Family,
@@ -106,13 +110,14 @@ impl Contest for Pair {
 
     fn sample(&mut self, side: Side) -> Result<Sample> {
         let [first, second] = &self.lanes;
+        let [one, other] = self.cpus;
         let (namespace, interface) = self.path.end(&self.rig)?;
         let lengths = [first.length_at_end(), second.length_at_end()];
         let sink = Sink::attach(namespace, interface, &BTreeSet::from(lengths))?;
         let send = |lanes: &[(&Lane, usize)]| lane::send(&self.rig, &sink, lanes, self.packets);
         let runs: Vec<Outcome> = match side {
-            Side::Ours => vec![send(&[(first, 0), (second, 1)])?],
-            Side::Theirs => vec![send(&[(first, 0)])?, send(&[(second, 1)])?],
+            Side::Ours => vec![send(&[(first, one), (second, other)])?],
+            Side::Theirs => vec![send(&[(first, one)])?, send(&[(second, other)])?],
         };
         for lane in &self.lanes {
             lane.check(&self.rig)?;

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::lane::{self, Lane, Path};
 use crate::{
+    affinity,
     contest::{Case, Contest, Entry, Gate, Sample, Side},
     error::Result,
     live::Sink,
@@ -35,7 +36,7 @@ impl Case for AddressFamily {
     }
 
     fn prepare(&self, options: &Options, machine: &mut Machine) -> Result<Vec<Box<dyn Contest>>> {
-        let cpu = machine.cpus.saturating_sub(1);
+        let cpu = affinity::last()?;
         let [over_ipv4, over_ipv6] = Family::ALL.map(Rig::datapath);
         let (over_ipv4, over_ipv6) = (Rc::new(over_ipv4?), Rc::new(over_ipv6?));
         over_ipv4.describe("datapath", machine)?;

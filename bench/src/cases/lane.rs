@@ -17,8 +17,9 @@ use datapath_conformance::{
 };
 
 use crate::{
+    affinity::pin_to,
     error::{Error, Result},
-    live::{Generator, Sink, Template, pin_to},
+    live::{Generator, Sink, Template},
     rig::{Rig, pod_address},
     stopwatch::Stopwatch,
 };
@@ -88,10 +89,10 @@ impl Lane {
         let (target, to) = match path {
             Path::Encap | Path::Decap => (rig.pod(2, pod)?, pod_address(2, pod, family)),
             Path::Masquerade => (rig.fabric().outside(), plan::outside_address(family)),
-            Path::Local => (
-                rig.pod(1, 3 - pod.min(2))?,
-                pod_address(1, 3 - pod.min(2), family),
-            ),
+            Path::Local => {
+                let neighbour = if pod == 1 { 2 } else { 1 };
+                (rig.pod(1, neighbour)?, pod_address(1, neighbour, family))
+            }
         };
         let to = SocketAddr::new(to, PORT);
         let source = rig.pod(1, pod)?;

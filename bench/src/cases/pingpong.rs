@@ -12,9 +12,9 @@ use serde_json::json;
 
 use super::connection::{Connection, failed};
 use crate::{
+    affinity::{self, pin_to},
     contest::{Case, Contest, Entry, Gate, Sample, Side},
     error::{Error, Result},
-    live::pin_to,
     machine::Machine,
     options::Options,
     rig::Rig,
@@ -43,7 +43,7 @@ impl Case for PingPong {
     }
 
     fn prepare(&self, options: &Options, machine: &mut Machine) -> Result<Vec<Box<dyn Contest>>> {
-        let cpu = machine.cpus.saturating_sub(1);
+        let cpu = affinity::last()?;
         let datapath = Rig::datapath(options.underlay)?;
         datapath.describe("datapath", machine)?;
         let plain = Rig::plain()?;

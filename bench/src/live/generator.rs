@@ -7,10 +7,6 @@ use aya::{
     programs::{TestRun, TestRunAttrs, TestRunOptions, Xdp},
 };
 use datapath_conformance::netns::Namespace;
-use nix::{
-    sched::{CpuSet, sched_setaffinity},
-    unistd::Pid,
-};
 
 use super::{Template, assembly as asm};
 use crate::error::{Error, Result};
@@ -115,18 +111,6 @@ const MISSING: Error = Error::Incomplete {
     program: PROGRAM,
     missing: "XDP program",
 };
-
-/// Pins the calling thread to a CPU, counted from 0.
-///
-/// # Errors
-///
-/// [`Error::Os`] where there is no such CPU, or this process may not use it.
-pub(crate) fn pin_to(cpu: usize) -> Result<()> {
-    let mut set = CpuSet::new();
-    set.set(cpu)
-        .and_then(|()| sched_setaffinity(Pid::from_raw(0), &set))
-        .map_err(Error::os("pin a thread to CPU", cpu))
-}
 
 /// The program: draws a source port, and writes the whole frame.
 fn instructions(template: &Template) -> Vec<asm::Instruction> {

@@ -11,5 +11,4 @@ mod generator;
 mod sink;
 mod template;
 
-pub(crate) use self::generator::pin_to;
 pub use self::{generator::Generator, sink::Sink, template::Template};
