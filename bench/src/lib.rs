@@ -58,6 +58,7 @@ pub mod round;
 mod run;
 pub mod stats;
 mod stopwatch;
+mod table;
 
 pub use error::{Error, Result};
 pub use report::Report;

@@ -5,8 +5,19 @@
     reason = "it is all tests"
 )]
 
-use datapath_bench::{Report, cases, options::Options, round::Fate, run};
-use datapath_conformance::family::Family;
+use std::{collections::BTreeSet, net::SocketAddr};
+
+use datapath_bench::{
+    Error, Report, Result, cases,
+    live::{Generator, Sink, Template},
+    options::Options,
+    rig::Rig,
+    round::Fate,
+    run,
+};
+use datapath_conformance::{
+    family::Family, frame::forge::Place, paths::pod_address, topology::plan::UPLINK,
+};
 
 /// Runs one tiny round; everything that was sent has to arrive.
 fn tiny(case: &str, options: &Options) -> Report {
@@ -62,4 +73,48 @@ fn every_path_delivers_made_up_frames_of_both_families() {
 #[test]
 fn two_cpus_deliver_all_that_both_send() {
     tiny("cpus", &Options::smoke());
+}
+
+#[test]
+fn frames_that_the_datapath_drops_are_not_delivered() {
+    refused_and_taken().unwrap_or_else(|error| panic!("{}", error.chain()));
+}
+
+fn refused_and_taken() -> Result<()> {
+    const FRAMES: u32 = 640;
+
+    let rig = Rig::datapath(Family::Ipv4)?;
+    let node = rig.node(1)?.namespace();
+    let interface = rig.host_interface(1, 1)?;
+    let address = |pod, port| SocketAddr::new(pod_address(1, pod, Family::Ipv4), port);
+    let own = Place {
+        mac: rig.pod(1, 1)?.link(UPLINK)?.mac,
+        address: address(1, 20_000),
+    };
+    let to = Place {
+        mac: node.link(&interface)?.mac,
+        address: address(2, 7007),
+    };
+    let forged = Place { mac: [0; 6], ..own };
+    for (from, delivered) in [(forged, 0), (own, FRAMES)] {
+        let template = Template::udp(from, to, 3)?;
+        let lengths = BTreeSet::from([template.len()]);
+        let sink = Sink::attach(rig.pod(1, 2)?, UPLINK, &lengths)?;
+        let generator = Generator::new(node, &interface, template)?;
+        node.run(|| generator.send(FRAMES))??;
+        assert_eq!(sink.taken()?, u64::from(delivered), "from {:?}", from.mac);
+    }
+    // Delivered, but nobody has answered: no established flow.
+    let ports = own.address.port()..own.address.port() + 3;
+    let checked = rig.check_established(1, "udp", (own.address.ip(), ports), to.address);
+    let missing = Error::NotEstablished {
+        found: 0,
+        wanted: 3,
+        protocol: "udp",
+        from: own.address.ip().to_string(),
+        to: to.address.to_string(),
+        node: 1,
+    };
+    assert_eq!(checked.unwrap_err().to_string(), missing.to_string());
+    Ok(())
 }

@@ -1,0 +1,151 @@
+//! A report for people.
+
+use std::fmt::Write;
+
+use comfy_table::{CellAlignment, Table, presets};
+use serde_json::Value;
+
+use crate::{
+    contest::Gate,
+    machine::Machine,
+    report::{GateResult, Report, Row, Void},
+    stats::Quartiles,
+};
+
+impl Report {
+    /// Lays it out for people: the machine, the figures, and what came of each gate.
+    #[must_use]
+    pub fn table(&self) -> String {
+        let mut text = describe(&self.machine);
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING);
+        table.set_header([
+            "CASE", "VARIANT", "WITH", "UNIT", "NS", "MIN", "MAX", "CPU NS", "RATIO", "Q1", "Q3",
+            "LOSS", "ROUNDS", "VOID",
+        ]);
+        table.add_rows(self.results.iter().map(cells));
+        for (index, column) in table.column_iter_mut().enumerate() {
+            column.set_padding((0, 2));
+            if index > 3 {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+        text.push_str(&table.trim_fmt());
+        text.push_str("\n\n");
+        for row in &self.results {
+            if let Some(gate) = row.gate {
+                text.push_str(&gate_line(row, gate));
+            }
+            for (what, value) in &row.observed {
+                let _ = writeln!(text, "{} {}: {what} {value:.0}", row.case, name(row));
+            }
+            for flaw in &row.flaws {
+                let _ = writeln!(text, "{} {}: void rounds: {flaw}", row.case, name(row));
+            }
+        }
+        text
+    }
+}
+
+fn describe(machine: &Machine) -> String {
+    let mut text = format!(
+        "kernel {}, {} x {}\n",
+        machine.kernel, machine.cpus, machine.cpu_model
+    );
+    for (weakness, state) in &machine.mitigations {
+        let _ = writeln!(text, "  {weakness}: {state}");
+    }
+    for (interface, mtu_bytes) in &machine.mtu_bytes {
+        let offloads = machine.offloads.get(interface).into_iter().flatten();
+        let on: Vec<_> = offloads
+            .filter(|(_, on)| **on)
+            .map(|(name, _)| *name)
+            .collect();
+        let on = if on.is_empty() {
+            "none".to_owned()
+        } else {
+            on.join(", ")
+        };
+        let _ = writeln!(text, "{interface}: MTU {mtu_bytes}, offloads {on}");
+    }
+    text.push('\n');
+    text
+}
+
+fn cells(row: &Row) -> Vec<String> {
+    let figure = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |v| format!("{v:.1}"));
+    let ratio = row.ratio.first_key_value().map(|(_, quartiles)| *quartiles);
+    let factor = |value: Option<f64>| value.map_or_else(String::new, |v| format!("{v:.3}"));
+    let Void {
+        lost,
+        flawed,
+        disturbed,
+    } = row.void;
+    vec![
+        row.case.to_owned(),
+        row.variant.to_owned(),
+        params(row),
+        row.unit.to_owned(),
+        figure(row.ns_per_packet.map(|ns| ns.median)),
+        figure(row.ns_per_packet.map(|ns| ns.min)),
+        figure(row.ns_per_packet.map(|ns| ns.max)),
+        figure(row.cpu_ns_per_packet.map(|ns| ns.median)),
+        factor(ratio.map(|r| r.median)),
+        factor(ratio.map(|r| r.q1)),
+        factor(ratio.map(|r| r.q3)),
+        format!("{:.2}%", row.loss * 100.0),
+        row.rounds.to_string(),
+        format!("{}", lost + flawed + disturbed),
+    ]
+}
+
+fn gate_line(row: &Row, result: GateResult) -> String {
+    let shown = |speed: &Quartiles| {
+        let (word, shown) = match result.gate {
+            Gate::SpeedAtLeast(_) => ("speed", *speed),
+            Gate::CostAtMost(_) => ("cost", speed.inverse()),
+        };
+        let Quartiles { median, q1, q3 } = shown;
+        format!("{word} {median:.3}x [{q1:.3}, {q3:.3}]")
+    };
+    let mut figures = String::new();
+    if let Some((against, speed)) = row.ratio.first_key_value() {
+        let _ = write!(figures, "{} of {against}", shown(speed));
+        if let Some(speed) = row.cpu_ratio.get(against) {
+            let _ = write!(figures, " (by CPU time {})", shown(speed));
+        }
+        figures.push_str(", ");
+    }
+    let verdict = match result.passed {
+        Some(true) => "passed".to_owned(),
+        Some(false) => "MISSED".to_owned(),
+        None => {
+            let Void {
+                lost,
+                flawed,
+                disturbed,
+            } = row.void;
+            format!(
+                "NOT USABLE ({lost} rounds with loss, {flawed} flawed, {disturbed} on a busy machine)"
+            )
+        }
+    };
+    format!(
+        "{} {}: {figures}{}: {verdict}\n",
+        row.case,
+        name(row),
+        result.gate,
+    )
+}
+
+fn name(row: &Row) -> String {
+    format!("{} ({})", row.variant, params(row))
+}
+
+fn params(row: &Row) -> String {
+    let all = row.params.iter().map(|(name, value)| match value {
+        Value::String(text) => format!("{name} {text}"),
+        other => format!("{name} {other}"),
+    });
+    all.collect::<Vec<_>>().join(", ")
+}
