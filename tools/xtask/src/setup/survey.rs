@@ -10,6 +10,7 @@ use crate::build::toolchain::{Compiler, Linker, Missing};
 /// A program that tests or the lab call.
 #[derive(Debug)]
 pub(crate) struct Tool {
+    /// Its name, or where it is if that is not on the search path.
     pub(crate) program: &'static str,
     /// Debian's package.
     pub(crate) package: &'static str,
@@ -52,6 +53,16 @@ pub(crate) const TOOLS: &[Tool] = &[
         program: "nft",
         package: "nftables",
         why: "is the packet filter to coexist and compare with",
+    },
+    Tool {
+        program: "iptables",
+        package: "iptables",
+        why: "is what the CNI plugin portmap calls",
+    },
+    Tool {
+        program: "/usr/lib/cni/portmap",
+        package: "containernetworking-plugins",
+        why: "is the CNI plugin whose host ports must work",
     },
 ];
 
