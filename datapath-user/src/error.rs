@@ -34,13 +34,16 @@ pub enum Error {
         rule: &'static str,
     },
     /// The process may not do this.
-    #[error("missing capability {missing}: run as root, or give the process {missing}")]
+    #[error(
+        "missing capability {missing}: run as root, or give the process {missing}; `dpctl doctor` \
+         tells what else is missing"
+    )]
     Capability {
         /// The capabilities, comma separated.
         missing: String,
     },
     /// The kernel cannot do this.
-    #[error("kernel {release}: {what}")]
+    #[error("kernel {release}: {what}; `dpctl doctor` tells what works here")]
     Kernel {
         /// Its version.
         release: String,

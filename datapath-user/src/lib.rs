@@ -44,6 +44,7 @@ mod bpffs;
 mod changes;
 mod config;
 mod datapath;
+pub mod doctor;
 mod endpoint;
 mod error;
 mod events;

@@ -2,6 +2,7 @@
 
 mod cleanup;
 mod completions;
+mod doctor;
 mod drops;
 mod endpoint;
 mod flows;
@@ -83,6 +84,7 @@ enum Verb {
     #[command(subcommand)]
     Lab(lab::Lab),
     Cleanup(cleanup::Cleanup),
+    Doctor(doctor::Doctor),
     Completions(completions::Completions),
 }
 
@@ -140,6 +142,7 @@ impl Verb {
             Self::Ipam(verb) => verb.run(context),
             Self::Lab(verb) => verb.run(context),
             Self::Cleanup(verb) => verb.run(context),
+            Self::Doctor(verb) => verb.run(context),
             Self::Completions(verb) => Ok(verb.run()),
         }
     }

@@ -58,6 +58,18 @@ impl Target {
         }
     }
 
+    /// Refuses what verbs about this machine, `what` of it, have no use for.
+    pub(super) fn refuse_for(&self, what: &str) -> Result<()> {
+        if self.socket.is_none() && self.node.is_none() && self.lab.is_none() {
+            return Ok(());
+        }
+        Err(Error::Usage {
+            sentence: format!(
+                "this looks at {what}, and asks no agent: leave out --socket, --node and --lab"
+            ),
+        })
+    }
+
     /// Refuses what verbs about labs as a whole have no use for.
     pub(super) fn refuse(&self) -> Result<()> {
         let given = [

@@ -32,6 +32,7 @@
 mod address;
 mod create;
 mod feature;
+mod kind;
 mod link;
 mod monitor;
 mod neighbour;

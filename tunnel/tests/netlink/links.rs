@@ -167,3 +167,20 @@ fn optional_devices_or_a_clear_refusal() {
         ));
     }
 }
+
+#[test]
+fn kinds_of_interfaces_are_told_by_trying() {
+    let node = Namespace::new();
+    let netlink = node.netlink();
+    for kind in ["veth", "bridge"] {
+        assert!(netlink.has_kind(kind, "try0").unwrap(), "{kind}");
+    }
+    // One that wants to be told on which interface it is.
+    let vlan = netlink.has_kind("vlan", "try0").unwrap();
+    let listed = std::fs::exists("/proc/net/vlan").unwrap();
+    assert_eq!(vlan, listed, "/proc/net/vlan is made by the driver");
+    assert!(!netlink.has_kind("no-such-kind", "try0").unwrap());
+    assert_eq!(netlink.links().unwrap().len(), 1, "loopback alone is left");
+    let taken = netlink.has_kind("bridge", "lo").unwrap_err();
+    assert_eq!(taken.errno(), Some(Errno::EEXIST as i32));
+}

@@ -1,0 +1,59 @@
+//! The uplinks that an agent would be given.
+
+use datapath_tunnel::mtu::{Family, pod_mtu};
+use datapath_tunnel::netlink::{Address, Link, Netlink, NetlinkError, Scope};
+
+use super::{Finding, chain};
+
+pub(super) fn findings(names: &[String]) -> Vec<Finding> {
+    if names.is_empty() {
+        return Vec::new();
+    }
+    let known = Netlink::open().and_then(|netlink| Ok((netlink.clone(), netlink.addresses()?)));
+    match known {
+        Ok((netlink, addresses)) => names
+            .iter()
+            .map(|name| finding(name, netlink.link(name), &addresses))
+            .collect(),
+        Err(error) => vec![Finding::missing("uplinks", chain(&error), "run as root")],
+    }
+}
+
+fn finding(name: &str, link: Result<Option<Link>, NetlinkError>, addresses: &[Address]) -> Finding {
+    let check = format!("uplink {name}");
+    let link = match link {
+        Ok(Some(link)) => link,
+        Ok(None) => {
+            let found = "there is no interface of this name in this network namespace";
+            return Finding::missing(check, found, "name one that `ip link` lists");
+        }
+        Err(error) => {
+            return Finding::missing(check, chain(&error), "name one that `ip link` lists");
+        }
+    };
+    let own = addresses
+        .iter()
+        .filter(|address| address.index == link.index && address.scope == Scope::Universe);
+    let own: Vec<_> = own.map(|address| address.net.addr().to_string()).collect();
+    let mtu_bytes = link.mtu_bytes;
+    let tunnelled = pod_mtu(mtu_bytes, Family::V6, 0).and_then(|mtu| mtu.for_family(Family::V6));
+    let pods = match tunnelled {
+        Ok(pods) => format!("{pods} or more for pods behind a tunnel"),
+        Err(error) => {
+            let found = format!("MTU {mtu_bytes}: {}", chain(&error));
+            return Finding::missing(check, found, format!("ip link set {name} mtu 1500"));
+        }
+    };
+    let addresses = own.join(", ");
+    let found = format!("MTU {mtu_bytes}, {pods}; addresses: {addresses}");
+    if !link.up || !link.running {
+        let found = format!("{found}; down, or without a carrier");
+        return Finding::warn(check, found, format!("ip link set {name} up"));
+    }
+    if own.is_empty() {
+        let found = format!("MTU {mtu_bytes}, {pods}; no address");
+        let remedy = "give it an address: tunnels and masquerade start from it";
+        return Finding::warn(check, found, remedy);
+    }
+    Finding::ok(check, found)
+}
