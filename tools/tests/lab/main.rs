@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "what fails here fails a test")]
 
 mod restart;
+mod container;
 mod rig;
+mod two_labs;
 
 use std::{
     collections::BTreeSet,
