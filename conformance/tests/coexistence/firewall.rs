@@ -6,11 +6,13 @@ use std::{collections::BTreeMap, fmt::Write as _, net::IpAddr};
 use datapath_conformance::{
     family::Family, netns::Namespace, paths::pod_address, probe, topology::plan,
 };
+use datapath_tunnel::netlink::{Route, VethEnd};
+use ipnet::IpNet;
 use serde_json::Value;
 
 use crate::{
     node::{Lab, PORT, feed, lead, nft, reach},
-    util::{at, impatient},
+    util::{OrPanic as _, at, impatient},
 };
 
 const README: &str = include_str!("../../../README.md");
@@ -18,6 +20,12 @@ const SECTION: &str = "\n## The host's firewall\n";
 const CHAINS: [&str; 5] = ["prerouting", "input", "forward", "output", "postrouting"];
 /// What node 1 leads to a pod of its own.
 const LED: u16 = 8080;
+/// An interface of node 1 that is no uplink, to the outside host, and the addresses at its ends.
+const BRANCH: &str = "branch0";
+const BRANCH_ADDRESSES: [[&str; 2]; 2] = [
+    ["203.0.113.1/24", "203.0.113.2/24"],
+    ["2001:db8:0:3::1/64", "2001:db8:0:3::2/64"],
+];
 /// What must never be seen beside the packets in it.
 const TUNNEL: u16 = 6081;
 
@@ -67,9 +75,42 @@ fn kinds(lab: &Lab, family: Family) -> Vec<Kind<'_>> {
             node,
             LED,
         ),
+        kind(
+            "pod to an interface that is no uplink",
+            lab.pod(1, 2),
+            far_end(family),
+            PORT,
+        ),
         kind("outside to the node", lab.fabric.outside(), node, PORT),
         kind("node to outside", lab.node(1), outside, PORT),
     ]
+}
+
+/// Joins node 1 and the outside host by one more cable, by which pods are answered.
+fn branch(lab: &Lab) {
+    let outside = lab.fabric.outside();
+    let netlink = lab.node(1).netlink().or_panic();
+    let far = VethEnd {
+        netns: Some(outside.path()),
+        ..VethEnd::new(BRANCH)
+    };
+    let near = netlink.add_veth(VethEnd::new(BRANCH), far).unwrap().index;
+    let other = outside.netlink().or_panic();
+    let far = outside.link(BRANCH).or_panic().index;
+    for (family, [node, host]) in Family::ALL.into_iter().zip(BRANCH_ADDRESSES) {
+        netlink.set_up(near, true).unwrap();
+        other.set_up(far, true).unwrap();
+        let node: IpNet = node.parse().unwrap();
+        netlink.add_address(near, node).unwrap();
+        other.add_address(far, host.parse().unwrap()).unwrap();
+        let pods = Route::to(plan::pod_cidr(1, family)).via(node.addr());
+        other.add_route(&pods).unwrap();
+    }
+}
+
+fn far_end(family: Family) -> IpAddr {
+    let [_, host] = BRANCH_ADDRESSES[usize::from(family == Family::Ipv6)];
+    host.parse::<IpNet>().unwrap().addr()
 }
 
 /// The rows of the table: for each chain `→`, `←`, both or nothing.
@@ -90,6 +131,7 @@ fn documented() -> BTreeMap<&'static str, [&'static str; 5]> {
 fn the_table_says_what_the_chains_see() {
     let lab = Lab::start("nft-seen");
     let node = lab.node(1);
+    branch(&lab);
     nft(node, &lead_to_pod(&lab));
     nft(node, &counting());
     let mut rows = documented();
@@ -120,6 +162,7 @@ fn the_table_says_what_the_chains_see() {
 #[test]
 fn a_firewall_that_drops_by_default_stops_what_the_table_says_it_sees() {
     let lab = Lab::start("nft-drop");
+    branch(&lab);
     nft(lab.node(1), &lead_to_pod(&lab));
     nft(
         lab.node(1),
