@@ -215,6 +215,18 @@ pub enum Error {
         #[source]
         source: Box<aya::maps::MapError>,
     },
+    /// A pinned map cannot be looked at.
+    #[error("look at map {}", path.display())]
+    Pin {
+        /// Its pin.
+        path: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: Box<aya::maps::MapError>,
+    },
+    /// Loaded programs cannot be listed.
+    #[error("list programs")]
+    Programs(#[source] Box<aya::programs::ProgramError>),
     /// A change to interfaces, addresses or routes failed.
     #[error("configure {object}")]
     Network {

@@ -58,6 +58,7 @@ mod metrics;
 mod naming;
 mod node;
 mod object;
+pub mod objects;
 mod peer;
 mod probe;
 mod programs;

@@ -3,6 +3,7 @@
 //! - [`api`]: what the two say to each other, with both sides of it;
 //! - [`agent`]: a node's datapath behind that API;
 //! - [`lab`]: nodes in network namespaces, each with an agent;
+//! - [`sysdump`]: everything that a bug report needs, in one file;
 //! - [`cmd`]: the verbs of `dpctl`; [`table`]: what they print.
 
 #![forbid(unsafe_code)]
@@ -12,4 +13,5 @@ pub mod api;
 pub mod cmd;
 pub mod error;
 pub mod lab;
+pub mod sysdump;
 pub mod table;

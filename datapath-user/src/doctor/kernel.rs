@@ -267,7 +267,9 @@ mod tests {
 
     #[test]
     fn options_that_are_not_set_are_told() {
-        let all = OPTIONS.map(|option| format!("CONFIG_{option}=y\n")).concat();
+        let all = OPTIONS
+            .map(|option| format!("CONFIG_{option}=y\n"))
+            .concat();
         assert!(not_set(&all).is_empty());
         let some = all
             .replace("CONFIG_GENEVE=y", "# CONFIG_GENEVE is not set")

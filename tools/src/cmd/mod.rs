@@ -10,6 +10,7 @@ mod ipam;
 mod lab;
 mod peers;
 mod status;
+mod sysdump;
 mod target;
 mod watch;
 
@@ -85,6 +86,7 @@ enum Verb {
     Lab(lab::Lab),
     Cleanup(cleanup::Cleanup),
     Doctor(doctor::Doctor),
+    Sysdump(sysdump::Sysdump),
     Completions(completions::Completions),
 }
 
@@ -143,6 +145,7 @@ impl Verb {
             Self::Lab(verb) => verb.run(context),
             Self::Cleanup(verb) => verb.run(context),
             Self::Doctor(verb) => verb.run(context),
+            Self::Sysdump(verb) => verb.run(context),
             Self::Completions(verb) => Ok(verb.run()),
         }
     }

@@ -58,6 +58,13 @@ impl Target {
         }
     }
 
+    /// Returns the network namespace of the node of a lab that is meant; none where it is not one.
+    pub(super) fn netns(&self) -> Option<PathBuf> {
+        let node = self.node.as_ref()?;
+        let lab = self.lab.clone().unwrap_or_default();
+        Some(format!("/run/netns/{lab}-{node}").into())
+    }
+
     /// Refuses what verbs about this machine, `what` of it, have no use for.
     pub(super) fn refuse_for(&self, what: &str) -> Result<()> {
         if self.socket.is_none() && self.node.is_none() && self.lab.is_none() {

@@ -2,9 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "what fails here fails a test")]
 
-mod restart;
 mod container;
+mod restart;
 mod rig;
+mod sysdump;
 mod two_labs;
 
 use std::{
