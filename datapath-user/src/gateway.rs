@@ -7,7 +7,7 @@ use std::path::Path;
 
 use aya::programs::{SchedClassifier, TcAttachType};
 use datapath_kern::abi::Mac;
-use datapath_tunnel::netlink::{Link, Netlink, Route, VethEnd};
+use datapath_tunnel::netlink::{Link, Netlink, Route, TX_CHECKSUM, VethEnd};
 use ipnet::IpNet;
 
 use crate::error::Error;
@@ -181,6 +181,11 @@ impl Gateway {
             if fs::exists(&path).unwrap_or(false) {
                 fs::write(&path, "1").map_err(Error::file("set", path))?;
             }
+        }
+        // What goes round the pair to be cut into fragments must be complete before it is.
+        match netlink.set_feature(self.net_index, TX_CHECKSUM, false) {
+            Ok(true) => {}
+            refused => tracing::warn!(?refused, "datagrams that are cut will have no checksum"),
         }
         for index in [self.net_index, self.index] {
             netlink.set_up(index, true).map_err(Error::network(HOST))?;

@@ -22,6 +22,9 @@ pub struct UplinkView {
     pub interface: String,
     /// Its index; 0 while it is missing.
     pub index: u32,
+    /// What kind of virtual interface it is (`veth`, `bond`, ...); none for hardware.
+    #[serde(default)]
+    pub kind: Option<String>,
     /// Whether packets can leave by it.
     #[serde(default)]
     pub state: UplinkState,
@@ -63,6 +66,12 @@ impl UplinkView {
     /// Whether there is such an interface.
     pub(crate) fn is_present(&self) -> bool {
         self.state != UplinkState::Missing
+    }
+
+    /// Whether it passes frames of several segments on uncut: then nothing on the way has to
+    /// understand what is in a tunnel packet.
+    pub(crate) fn passes_gso(&self) -> bool {
+        self.kind.as_deref() == Some("veth")
     }
 
     /// The first address of a family.
@@ -158,6 +167,7 @@ pub(crate) fn look(
                 name: name.clone(),
                 interface: name.clone(),
                 index: 0,
+                kind: None,
                 state: UplinkState::Missing,
                 mtu_bytes: known.map_or(0, |uplink| uplink.mtu_bytes),
                 addresses: Vec::new(),
@@ -180,6 +190,7 @@ fn view(
         name: name.to_owned(),
         interface: link.name.clone(),
         index: link.index,
+        kind: link.kind.clone(),
         state: if link.running {
             UplinkState::Up
         } else {

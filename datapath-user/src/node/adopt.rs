@@ -76,7 +76,7 @@ impl Node {
     /// Puts new programs in the place of the old ones, which run until these have been found good.
     fn replace_programs(&mut self, config: &Config, adoption: &mut Adoption) -> Result<(), Error> {
         let seed = self.journal.state().seed;
-        let settings = settings::of(config, &self.kernel, &self.gateway, seed);
+        let settings = settings::of(config, &self.kernel, &self.gateway, &self.uplinks, seed);
         self.programs.load(config, &settings, &self.pins)?;
         self.attach_node()?;
         let pods: Vec<_> = self

@@ -142,7 +142,7 @@ impl Node {
         let mtu_bytes = uplink::device_mtu_bytes(&site.uplinks);
         let gateway = Gateway::create(&site.netlink, &config.gateways, mtu_bytes)?;
         let seed = journal.state().seed;
-        let settings = settings::of(config, &site.kernel, &gateway, seed);
+        let settings = settings::of(config, &site.kernel, &gateway, &site.uplinks, seed);
         let mut programs = Programs::new(pins);
         programs.load(config, &settings, pins)?;
         let maps = Maps::open(&pins.maps())?;
@@ -232,7 +232,7 @@ impl Node {
     /// Tells settings that flows were judged under from others.
     fn settings_digest(&self, config: &Config) -> u64 {
         let seed = self.journal.state().seed;
-        let settings = settings::of(config, &self.kernel, &self.gateway, seed);
+        let settings = settings::of(config, &self.kernel, &self.gateway, &self.uplinks, seed);
         naming::digest(&format!("{settings:?}"))
     }
 

@@ -6,9 +6,16 @@ use super::address_or_none;
 use crate::config::{Config, IdentityFrom, Tunnel};
 use crate::gateway::Gateway;
 use crate::probe::Kernel;
+use crate::uplink::UplinkView;
 
 /// The settings of a load.
-pub(super) fn of(config: &Config, kernel: &Kernel, gateway: &Gateway, seed: u32) -> Settings {
+pub(super) fn of(
+    config: &Config,
+    kernel: &Kernel,
+    gateway: &Gateway,
+    uplinks: &[UplinkView],
+    seed: u32,
+) -> Settings {
     Settings {
         host_interface: gateway.index,
         net_interface: gateway.net_index,
@@ -30,6 +37,7 @@ pub(super) fn of(config: &Config, kernel: &Kernel, gateway: &Gateway, seed: u32)
         gateway_v4: address_or_none(config.gateway(true)),
         gateway_v6: address_or_none(config.gateway(false)),
         gateway_mac: gateway.mac,
+        uplinks_pass_gso: u16::from(uplinks.iter().all(UplinkView::passes_gso)),
         ..Settings::DEFAULT
     }
 }

@@ -30,6 +30,7 @@ pub(crate) fn status() -> Status {
                 name: "eth0".to_owned(),
                 interface: "eth0".to_owned(),
                 index: 2,
+                kind: None,
                 state: UplinkState::Up,
                 mtu_bytes: 1500,
                 addresses: vec![ip("192.0.2.11"), ip("2001:db8:0:1::11")],

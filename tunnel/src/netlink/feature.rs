@@ -22,6 +22,9 @@ use super::{
 };
 use crate::error::KernelError;
 
+/// Name of the feature that leaves transport checksums to the interface, as virtual ones have it.
+pub const TX_CHECKSUM: &str = "tx-checksum-ip-generic";
+
 /// Name of the feature that leaves the cutting of `UDP_SEGMENT` frames to the interface.
 pub const TX_UDP_SEGMENTATION: &str = "tx-udp-segmentation";
 

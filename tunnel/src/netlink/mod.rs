@@ -57,7 +57,7 @@ use self::worker::{Failure, Message, Worker};
 pub use self::{
     address::{Address, Scope},
     create::{TunnelLink, VethEnd},
-    feature::TX_UDP_SEGMENTATION,
+    feature::{TX_CHECKSUM, TX_UDP_SEGMENTATION},
     link::Link,
     monitor::{Changed, Monitor},
     neighbour::Neighbour,
