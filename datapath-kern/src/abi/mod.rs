@@ -21,7 +21,7 @@ pub mod state;
 pub mod tunnel;
 
 /// Version of everything in this module. Part of the load-time settings and of the pinned state.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Marks a pinned directory as ours: `"DPTH"` as a number.
 pub const MAGIC: u32 = 0x4450_5448;
