@@ -87,8 +87,12 @@ impl Pins {
         } else {
             let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
             let source = if self.made { MOUNTED_ON_MADE } else { MOUNTED };
-            mount(Some(source), root, Some("bpf"), flags, Some("mode=0700"))
-                .map_err(|errno| Error::file("mount bpffs on", root)(errno.into()))?;
+            mount(Some(source), root, Some("bpf"), flags, Some("mode=0700")).map_err(|errno| {
+                Error::Bpffs {
+                    path: root.clone(),
+                    source: errno.into(),
+                }
+            })?;
             self.mounted = true;
             self.locks.push(lock(root)?);
         }

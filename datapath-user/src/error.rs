@@ -7,6 +7,10 @@ use datapath_tunnel::mtu::MtuError;
 use datapath_tunnel::netlink::NetlinkError;
 use ipnet::IpNet;
 
+/// What to do where no BPF file system can be mounted.
+pub(crate) const BPFFS_REMEDY: &str = "use a kernel built with CONFIG_BPF_SYSCALL, or mount one \
+                                       where the agent's `bpffs` setting points";
+
 /// Any failure of this library.
 ///
 /// `Display` says what was being done to what; the reason is the `source`.
@@ -173,8 +177,17 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// There is no BPF file system for the pins, and none could be mounted.
+    #[error("mount bpffs on {}: {BPFFS_REMEDY}", path.display())]
+    Bpffs {
+        /// The directory.
+        path: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
     /// The object could not be loaded.
-    #[error("load the eBPF object")]
+    #[error("load the eBPF object (`dpctl doctor` tells what works here)")]
     Load(#[source] Box<aya::EbpfError>),
     /// A program was refused by the kernel.
     #[error("load program {program}\n{log}")]
@@ -188,7 +201,7 @@ pub enum Error {
         source: Box<aya::programs::ProgramError>,
     },
     /// A program could not be attached.
-    #[error("attach {program} to {interface}")]
+    #[error("attach {program} to {interface} (`dpctl doctor` tells what works here)")]
     Attach {
         /// Its name.
         program: &'static str,

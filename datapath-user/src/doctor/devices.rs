@@ -1,6 +1,6 @@
 //! The kinds of interfaces that the kernel has: tried in the calling thread's namespace.
 
-use datapath_tunnel::netlink::{Netlink, NetlinkError};
+use datapath_tunnel::netlink::{DRIVER_REMEDY, Netlink, NetlinkError};
 
 use super::{Finding, Level, chain};
 
@@ -75,7 +75,7 @@ impl Kind {
                 check,
                 without,
                 format!("this kernel has no {name} device, for {purpose}"),
-                "load its module, or use a kernel built with it",
+                DRIVER_REMEDY,
             ),
             Err(error) => Finding::new(
                 check,

@@ -8,6 +8,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
 use super::Finding;
+use crate::error::BPFFS_REMEDY;
 
 /// A thread in network and mount namespaces of its own.
 pub(super) struct Sandbox {
@@ -72,12 +73,9 @@ impl Sandbox {
         let namespaces = Finding::ok("namespaces", "network and mount namespaces can be made");
         let bpffs = match self.bpffs {
             Ok(()) => Finding::ok("bpffs", "can be mounted, for pins"),
-            Err(errno) => Finding::missing(
-                "bpffs",
-                format!("cannot be mounted: {errno}"),
-                "use a kernel built with CONFIG_BPF_SYSCALL, or mount one where the agent's \
-                 `bpffs` setting points",
-            ),
+            Err(errno) => {
+                Finding::missing("bpffs", format!("cannot be mounted: {errno}"), BPFFS_REMEDY)
+            }
         };
         vec![namespaces, bpffs]
     }

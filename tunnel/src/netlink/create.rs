@@ -152,7 +152,8 @@ impl Netlink {
     ///
     /// [`NetlinkError::OpenNamespace`] if the far end's namespace cannot be opened,
     /// [`NetlinkError::Invalid`] for a bad name or a near end in another namespace, the kernel's
-    /// refusal: `EEXIST` if a name is taken, `EPERM` without `CAP_NET_ADMIN` in both namespaces.
+    /// refusal: `EEXIST` if a name is taken, `EPERM` without `CAP_NET_ADMIN` in both namespaces;
+    /// [`NetlinkError::Unsupported`] if the kernel has no veth.
     pub fn add_veth(&self, near: VethEnd<'_>, far: VethEnd<'_>) -> Result<Link, NetlinkError> {
         let operation = format!("add veth pair {:?} and {:?}", near.name, far.name);
         check_name(&operation, near.name)?;
@@ -181,6 +182,7 @@ impl Netlink {
         let link = LinkVeth::new(near.name, far.name)
             .set_info_data(InfoData::Veth(InfoVeth::Peer(peer.build())));
         self.create(operation, near.name, near.apply(link).build())
+            .map_err(|error| without_driver(error, "this kernel has no veth device", DRIVER_REMEDY))
     }
 
     /// Makes a bridge, off.
@@ -195,7 +197,7 @@ impl Netlink {
             name,
             LinkBridge::new(name).build(),
         )
-        .map_err(|error| without_driver(error, "this kernel has no bridge device", MODULE))
+        .map_err(|error| without_driver(error, "this kernel has no bridge device", DRIVER_REMEDY))
     }
 
     /// Makes a dummy interface, off: it takes every packet and drops it.
@@ -209,7 +211,7 @@ impl Netlink {
             name,
             LinkDummy::new(name).build(),
         )
-        .map_err(|error| without_driver(error, "this kernel has no dummy device", MODULE))
+        .map_err(|error| without_driver(error, "this kernel has no dummy device", DRIVER_REMEDY))
     }
 
     /// Makes a VLAN on an interface (IEEE 802.1Q), off.
@@ -227,7 +229,7 @@ impl Netlink {
             });
         }
         self.create(operation, name, LinkVlan::new(name, on, id).build())
-            .map_err(|error| without_driver(error, "this kernel has no vlan device", MODULE))
+            .map_err(|error| without_driver(error, "this kernel has no vlan device", DRIVER_REMEDY))
     }
 
     /// Makes a bond of which one port at a time carries packets (active-backup), off.
@@ -244,7 +246,7 @@ impl Netlink {
             .mode(BondMode::ActiveBackup)
             .miimon(LOOK_EVERY_MS);
         self.create(format_args!("add bond {name:?}"), name, link.build())
-            .map_err(|error| without_driver(error, "this kernel has no bond device", MODULE))
+            .map_err(|error| without_driver(error, "this kernel has no bond device", DRIVER_REMEDY))
     }
 
     /// Makes a VXLAN interface (RFC 7348), off.
@@ -271,7 +273,9 @@ impl Netlink {
         };
         let link = with_spec!(link, spec);
         self.create(operation, spec.name, link.build())
-            .map_err(|error| without_driver(error, "this kernel has no vxlan device", MODULE))
+            .map_err(|error| {
+                without_driver(error, "this kernel has no vxlan device", DRIVER_REMEDY)
+            })
     }
 
     /// Makes a GENEVE interface (RFC 8926), off.
@@ -320,7 +324,8 @@ impl Netlink {
     }
 }
 
-const MODULE: &str = "load its module, or use a kernel built with it";
+/// What to do where the kernel lacks a kind of interface.
+pub const DRIVER_REMEDY: &str = "load its module, or use a kernel built with it";
 
 /// Tells "no such driver" from other refusals.
 fn without_driver(error: NetlinkError, what: &'static str, remedy: &'static str) -> NetlinkError {

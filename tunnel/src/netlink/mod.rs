@@ -56,7 +56,7 @@ use rtnetlink::packet_core::{
 use self::worker::{Failure, Message, Worker};
 pub use self::{
     address::{Address, Scope},
-    create::{TunnelLink, VethEnd},
+    create::{DRIVER_REMEDY, TunnelLink, VethEnd},
     feature::{TX_CHECKSUM, TX_UDP_SEGMENTATION},
     link::Link,
     monitor::{Changed, Monitor},
