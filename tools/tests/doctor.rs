@@ -62,6 +62,11 @@ fn with_all_capabilities_it_runs() {
     }
     let uplink = finding(&diagnosis, "uplink lo")["found"].as_str().unwrap();
     assert!(uplink.starts_with("MTU 65536"), "{uplink}");
+    let offloads = finding(&diagnosis, "offloads lo")["found"]
+        .as_str()
+        .unwrap();
+    assert!(offloads.contains("rx-checksum") && offloads.contains("tx-tcp-segmentation"));
+    assert!(offloads.starts_with("on: "), "{offloads}");
     // What it mounted is nobody's any more, and the namespace has what it had.
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     assert!(!mounts.contains(" doctor "), "{mounts}");

@@ -1,7 +1,7 @@
 //! The uplinks that an agent would be given.
 
 use datapath_tunnel::mtu::{Family, pod_mtu};
-use datapath_tunnel::netlink::{Address, Link, Netlink, NetlinkError, Scope};
+use datapath_tunnel::netlink::{Address, Link, Netlink, NetlinkError, Scope, TX_UDP_SEGMENTATION};
 
 use super::{Finding, chain};
 
@@ -11,12 +11,51 @@ pub(super) fn findings(names: &[String]) -> Vec<Finding> {
     }
     let known = Netlink::open().and_then(|netlink| Ok((netlink.clone(), netlink.addresses()?)));
     match known {
-        Ok((netlink, addresses)) => names
-            .iter()
-            .map(|name| finding(name, netlink.link(name), &addresses))
-            .collect(),
+        Ok((netlink, addresses)) => {
+            let of_one = |name: &String| {
+                let link = netlink.link(name);
+                let offloads = match &link {
+                    Ok(Some(link)) => Some(offloads(&netlink, link)),
+                    _ => None,
+                };
+                std::iter::once(finding(name, link, &addresses)).chain(offloads)
+            };
+            names.iter().flat_map(of_one).collect()
+        }
         Err(error) => vec![Finding::missing("uplinks", chain(&error), "run as root")],
     }
+}
+
+/// Features that packets of pods meet, by the names of `ethtool -k`.
+const FEATURES: [&str; 8] = [
+    "rx-checksum",
+    "tx-checksum-ip-generic",
+    "tx-checksum-ipv4",
+    "tx-checksum-ipv6",
+    "tx-tcp-segmentation",
+    TX_UDP_SEGMENTATION,
+    "tx-udp_tnl-segmentation",
+    "rx-gro",
+];
+
+/// What an uplink does about checksums and segments; the datapath is right with and without.
+fn offloads(netlink: &Netlink, link: &Link) -> Finding {
+    let check = format!("offloads {}", link.name);
+    let mut on = Vec::new();
+    let mut off = Vec::new();
+    for name in FEATURES {
+        match netlink.feature(link.index, name) {
+            Ok(true) => on.push(name),
+            Ok(false) => off.push(name),
+            Err(error) => return Finding::ok(check, format!("not told: {}", chain(&error))),
+        }
+    }
+    let list = |names: &[&str]| match names {
+        [] => "none".to_owned(),
+        _ => names.join(", "),
+    };
+    let (with, without) = (list(&on), list(&off));
+    Finding::ok(check, format!("on: {with}; off: {without}"))
 }
 
 fn finding(name: &str, link: Result<Option<Link>, NetlinkError>, addresses: &[Address]) -> Finding {
