@@ -8,7 +8,7 @@ use crate::error::Error;
 
 /// `BPF_F_IPV6` of `bpf_l4_csum_replace`: leaves a checksum over the whole packet alone, to which
 /// a change of IPv6 addresses and its transport checksum add nothing. In Linux 6.16.
-const CHECKSUM_V6: u32 = 1 << 7;
+const CHECKSUM_V6: u16 = 1 << 7;
 
 /// The kernel, as far as the datapath cares.
 #[derive(Clone, Debug)]
@@ -58,7 +58,7 @@ impl Kernel {
     }
 
     /// Flags for checksums over IPv6 addresses that this kernel knows.
-    pub(crate) fn checksum_v6_flags(&self) -> u32 {
+    pub(crate) fn checksum_v6_flags(&self) -> u16 {
         if self.version >= (6, 16) {
             CHECKSUM_V6
         } else {

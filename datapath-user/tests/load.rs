@@ -20,17 +20,18 @@ const VERIFIED: u32 = 500_000;
 fn every_program_loads_under_every_setting() {
     for tunnel in [tunnel::DIRECT, tunnel::NATIVE] {
         for identity_from_vni in [0, 1] {
-            for checksum_v6_flags in flags() {
+            for (checksum_v6_flags, decap_flags) in helper_flags() {
                 let settings = Config {
                     tunnel,
                     identity_from_vni,
                     checksum_v6_flags,
+                    decap_flags,
                     host_interface: 1,
                     ..Config::DEFAULT
                 };
                 println!(
                     "tunnel {tunnel}, identity from VNI {identity_from_vni}, checksum flags \
-                     {checksum_v6_flags:#x}:"
+                     {checksum_v6_flags:#x}, decap flags {decap_flags}:"
                 );
                 load_all(&settings);
             }
@@ -76,8 +77,9 @@ fn open(settings: &Config) -> Ebpf {
         .unwrap_or_else(|error| panic!("{error}: loading needs root"))
 }
 
-/// Without and with `BPF_F_IPV6`: a kernel looks at the flags when a packet comes, so the one that
-/// does not know it takes the program too.
-fn flags() -> [u32; 2] {
-    [0, 1 << 7]
+/// As an old kernel knows them, and a new one: `BPF_F_IPV6`, and whether there are
+/// `BPF_F_ADJ_ROOM_DECAP_L3_*`. A kernel looks at flags when a packet comes, so one that does not
+/// know them takes the program too.
+fn helper_flags() -> [(u16, u16); 2] {
+    [(0, 0), (1 << 7, 1)]
 }

@@ -93,7 +93,10 @@ settings! {
     other_pending_s: u32,
     /// Flags of `bpf_l4_csum_replace` for a checksum that covers IPv6 addresses, beyond the ones
     /// every kernel knows.
-    checksum_v6_flags: u32,
+    checksum_v6_flags: u16,
+    /// One: the kernel is told the family of the packet that comes out of a tunnel packet, by
+    /// `BPF_F_ADJ_ROOM_DECAP_L3_*` of `bpf_skb_adjust_room`. Zero: it does not know those flags.
+    decap_flags: u16,
     /// Secret that port search and tunnel entropy are permuted with.
     seed: u32,
     /// Events told in a second at most, of each drop reason on each CPU; zero: none.
@@ -145,6 +148,7 @@ impl Config {
         other_established_s: 180,
         other_pending_s: 120,
         checksum_v6_flags: 0,
+        decap_flags: 1,
         seed: 0,
         events_per_s: 100,
         reserved_word: 0,

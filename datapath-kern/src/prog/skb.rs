@@ -11,8 +11,9 @@ use aya_ebpf::bindings::{
 };
 use aya_ebpf::helpers::generated::{
     bpf_clone_redirect, bpf_csum_diff, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh,
-    bpf_redirect_peer, bpf_set_hash, bpf_skb_adjust_room, bpf_skb_change_head, bpf_skb_change_tail,
-    bpf_skb_change_type, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes,
+    bpf_redirect_peer, bpf_set_hash, bpf_skb_adjust_room, bpf_skb_change_head,
+    bpf_skb_change_proto, bpf_skb_change_tail, bpf_skb_change_type, bpf_skb_load_bytes,
+    bpf_skb_pull_data, bpf_skb_store_bytes,
 };
 use datapath_kern::abi::addr::Addr;
 use datapath_kern::abi::config::Settings;
@@ -20,8 +21,8 @@ use datapath_kern::packet::{
     ChecksumCovers, ETHERNET_LEN, Family, MAX_L4_OFFSET, MAX_OFFSET, MAX_SUM_LEN, Packet, Wrapped,
 };
 use datapath_kern::verdict::{Action, DropReason, Verdict};
-use datapath_kern::wire::checksum;
 use datapath_kern::wire::underlay::{OVERHEAD_V4, OVERHEAD_V6, UnderlayV4, UnderlayV6};
+use datapath_kern::wire::{checksum, ethernet};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::arguments;
@@ -207,6 +208,32 @@ impl Skb {
     }
 }
 
+impl Skb {
+    /// Has the kernel take the frame for one of `family`, and returns how many bytes less there are
+    /// behind its Ethernet header.
+    ///
+    /// Before Linux 6.3 it goes on taking what comes out of a tunnel packet for one of the tunnel's
+    /// family, and no stack would accept it. `bpf_skb_change_proto` is the only helper that changes
+    /// this (`bpf_skb_proto_xlat`, `net/core/filter.c`); it adds or removes what the two IP headers
+    /// differ by, at the same place, which removing the outer headers makes up for.
+    #[inline(always)]
+    fn change_family(&mut self, family: Family) -> Result<i32, DropReason> {
+        const DIFFERENCE: i32 = 20;
+        let (protocol, fewer) = match family {
+            Family::V4 => (ethernet::IPV4, DIFFERENCE),
+            Family::V6 => (ethernet::IPV6, -DIFFERENCE),
+        };
+        let protocol = protocol.to_be();
+        // SAFETY: a field of the context.
+        if unsafe { (*self.ctx).protocol } == u32::from(protocol) {
+            return Ok(0);
+        }
+        // SAFETY: a helper on the program's own context.
+        done(unsafe { bpf_skb_change_proto(self.ctx, protocol, 0) })?;
+        Ok(fewer)
+    }
+}
+
 impl Packet for Skb {
     #[inline(always)]
     fn len(&self) -> u32 {
@@ -311,19 +338,19 @@ impl Packet for Skb {
 
     #[inline(always)]
     fn decapsulate(&mut self, bytes: u16, family: Family) -> Result<(), DropReason> {
-        let family = match family {
-            Family::V4 => BPF_F_ADJ_ROOM_DECAP_L3_IPV4,
-            Family::V6 => BPF_F_ADJ_ROOM_DECAP_L3_IPV6,
-        };
-        let flags = u64::from(BPF_F_ADJ_ROOM_FIXED_GSO | family);
+        let mut room = -i32::from(bytes);
+        let mut flags = u64::from(BPF_F_ADJ_ROOM_FIXED_GSO);
+        if Kernel::new(self.ctx).decap_flags() == 0 {
+            room += self.change_family(family)?;
+        } else {
+            flags |= u64::from(match family {
+                Family::V4 => BPF_F_ADJ_ROOM_DECAP_L3_IPV4,
+                Family::V6 => BPF_F_ADJ_ROOM_DECAP_L3_IPV6,
+            });
+        }
         // SAFETY: a helper on the program's own context.
         done(unsafe {
-            bpf_skb_adjust_room(
-                self.ctx,
-                -i32::from(bytes),
-                bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
-                flags,
-            )
+            bpf_skb_adjust_room(self.ctx, room, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, flags)
         })
     }
 
