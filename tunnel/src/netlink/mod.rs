@@ -36,6 +36,7 @@ mod kind;
 mod link;
 mod monitor;
 mod neighbour;
+mod qdisc;
 mod route;
 mod route_wire;
 mod worker;
