@@ -211,6 +211,15 @@ pub enum Error {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A filter could not be removed.
+    #[error("detach from {interface}")]
+    Detach {
+        /// Where.
+        interface: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The object lacks something: it is not the one that belongs to this library.
     #[error("the eBPF object has no {what}: it was not built from this version")]
     Object {

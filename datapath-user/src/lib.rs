@@ -42,6 +42,7 @@
 mod adoption;
 mod bpffs;
 mod changes;
+mod clsact;
 mod config;
 mod datapath;
 pub mod doctor;

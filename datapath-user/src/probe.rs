@@ -2,20 +2,26 @@
 
 use std::fs;
 
+use aya::programs::{SchedClassifier, TcAttachType};
 use nix::sys::utsname::uname;
 
 use crate::error::Error;
 
 /// `BPF_F_IPV6` of `bpf_l4_csum_replace`: leaves a checksum over the whole packet alone, to which
-/// a change of IPv6 addresses and its transport checksum add nothing. In Linux 6.16.
+/// a change of IPv6 addresses and its transport checksum add nothing.
 const CHECKSUM_V6: u16 = 1 << 7;
+
+/// The kernel's own type information.
+const BTF: &str = "/sys/kernel/btf/vmlinux";
 
 /// The kernel, as far as the datapath cares.
 #[derive(Clone, Debug)]
 pub(crate) struct Kernel {
     /// As `uname -r` says.
     pub(crate) release: String,
-    version: (u32, u32),
+    /// Programs are attached by tcx links; else as filters of a `clsact`.
+    pub(crate) tcx: bool,
+    flags: HelperFlags,
 }
 
 impl Kernel {
@@ -38,33 +44,88 @@ impl Kernel {
             .release()
             .to_string_lossy()
             .into_owned();
-        let kernel = Self {
-            version: parse(&release),
+        let version = parse(&release);
+        if version < (5, 10) {
+            return Err(Error::Kernel {
+                release,
+                what: "the datapath needs 5.10 or later",
+            });
+        }
+        let flags = match fs::read(BTF) {
+            Ok(btf) => HelperFlags::named_in(strings(&btf)),
+            // Built without CONFIG_DEBUG_INFO_BTF.
+            Err(_) => HelperFlags::since(version),
+        };
+        Ok(Self {
+            // Every namespace has this interface. A kernel without tcx does not know the question.
+            tcx: SchedClassifier::query_tcx("lo", TcAttachType::Ingress).is_ok(),
+            flags,
             release,
-        };
-        let refuse = |what| {
-            Err(Error::Kernel {
-                release: kernel.release.clone(),
-                what,
-            })
-        };
-        if kernel.version < (5, 10) {
-            return refuse("the datapath needs 5.10 or later");
-        }
-        if kernel.version < (6, 6) {
-            return refuse("has no tcx to attach programs with, which came in 6.6");
-        }
-        Ok(kernel)
+        })
     }
 
     /// Flags for checksums over IPv6 addresses that this kernel knows.
     pub(crate) fn checksum_v6_flags(&self) -> u16 {
-        if self.version >= (6, 16) {
+        if self.flags.checksum_v6 {
             CHECKSUM_V6
         } else {
             0
         }
     }
+
+    /// Whether it is told what comes out of a tunnel packet.
+    pub(crate) fn decap_flags(&self) -> bool {
+        self.flags.decap
+    }
+}
+
+/// Flags of helpers that not every supported kernel knows.
+///
+/// A helper looks at its flags when a packet comes: a program with one that it does not know loads,
+/// and drops. So they are looked up by name in the kernel's type information, which has every flag
+/// of the interface. The version alone does not tell: `BPF_F_IPV6` came in 6.16, as a fix, and was
+/// carried back to releases as old as 6.1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct HelperFlags {
+    /// `BPF_F_IPV6` of `bpf_l4_csum_replace`.
+    checksum_v6: bool,
+    /// `BPF_F_ADJ_ROOM_DECAP_L3_IPV4` and its IPv6 twin, which came with it.
+    decap: bool,
+}
+
+impl HelperFlags {
+    /// Those that the type information names; `names` end in zero bytes.
+    fn named_in(names: &str) -> Self {
+        Self {
+            checksum_v6: names.contains("\0BPF_F_IPV6\0"),
+            decap: names.contains("\0BPF_F_ADJ_ROOM_DECAP_L3_IPV4\0"),
+        }
+    }
+
+    /// Those of a kernel that does not tell, by its version.
+    fn since(version: (u32, u32)) -> Self {
+        Self {
+            checksum_v6: version >= (6, 16),
+            decap: version >= (6, 3),
+        }
+    }
+}
+
+/// The names in type information: a header of `magic: u16, version: u8, flags: u8, hdr_len,
+/// type_off, type_len, str_off, str_len: u32` in the machine's byte order, then sections, at offsets
+/// counted from the header's end (`Documentation/bpf/btf.rst`).
+fn strings(btf: &[u8]) -> &str {
+    let field = |at: usize| -> Option<usize> {
+        let bytes = btf.get(at..at + 4)?.try_into().ok()?;
+        usize::try_from(u32::from_ne_bytes(bytes)).ok()
+    };
+    let section = || {
+        let start = field(4)?.checked_add(field(16)?)?;
+        btf.get(start..start.checked_add(field(20)?)?)
+    };
+    section()
+        .and_then(|section| std::str::from_utf8(section).ok())
+        .unwrap_or_default()
 }
 
 /// Major and minor version.
@@ -106,6 +167,25 @@ mod tests {
         assert_eq!(parse("5.10.0-35-amd64"), (5, 10));
         assert_eq!(parse("6.1"), (6, 1));
         assert_eq!(parse("none"), (0, 0));
+    }
+
+    #[test]
+    fn flags_are_found_by_their_whole_name() {
+        let names = b"\0BPF_F_IPV6\0BPF_F_ADJ_ROOM_DECAP_L3_IPV4_X\0";
+        let fields = [24, 0, 4, 4, u32::try_from(names.len()).unwrap()];
+        let header = fields.map(u32::to_ne_bytes).concat();
+        let btf = [&[0x9f, 0xeb, 1, 0], &header[..], b"type", &names[..]].concat();
+        let flags = HelperFlags::named_in(strings(&btf));
+        assert!(flags.checksum_v6 && !flags.decap, "{flags:?}");
+        for length in 0..btf.len() {
+            assert_eq!(strings(&btf[..length]), "");
+        }
+    }
+
+    #[test]
+    fn this_kernel_names_its_flags() {
+        let btf = fs::read(BTF).unwrap();
+        assert!(strings(&btf).contains("\0BPF_F_ADJ_ROOM_FIXED_GSO\0"));
     }
 
     #[test]
