@@ -59,6 +59,10 @@ const ENCAP_L2_LEN: u64 = (ETHERNET_LEN as u64) << 56;
 /// a copy of the number where the verifier looks at another. The verifier knows what is in here.
 static OFFSET_MASK: u16 = MAX_OFFSET;
 
+/// Bounds the length of what is read, less one: a verifier before Linux 6.8 does not learn from a
+/// comparison that a number is not zero. Loaded each time, as above.
+static LENGTH_MASK: u32 = 0xffff;
+
 /// A frame in the kernel.
 pub(super) struct Skb {
     ctx: *mut __sk_buff,
@@ -415,8 +419,10 @@ impl Packet for Skb {
             return Err(DropReason::RewriteFailed);
         };
         let scratch = arguments.scratch.as_mut_ptr();
-        let length = u32::from(length);
-        if length == 0 || length > u32::from(MAX_SUM_LEN) {
+        // SAFETY: a static that nobody writes.
+        let mask = unsafe { core::ptr::read_volatile(&raw const LENGTH_MASK) };
+        let length = (u32::from(length).wrapping_sub(1) & mask) + 1;
+        if length > u32::from(MAX_SUM_LEN) {
             return Err(DropReason::InvalidPacket);
         }
         // SAFETY: `scratch` has a word more than `MAX_SUM_LEN` bytes. The last word is cleared
