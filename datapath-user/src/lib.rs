@@ -80,6 +80,7 @@ pub use flows::{FlowView, NatView, SweepReport};
 pub use metrics::MetricView;
 pub use object::{OBJECT, PROGRAMS};
 pub use peer::{PeerSpec, PeerView, RemotePod};
+pub use probe::Kernel;
 pub use remains::{Removed, cleanup};
 pub use status::{Status, TableUse};
 pub use uplink::{UplinkState, UplinkView};

@@ -4,6 +4,7 @@ use std::fs;
 
 use aya::programs::{SchedClassifier, TcAttachType};
 use nix::sys::utsname::uname;
+use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 
@@ -14,14 +15,26 @@ const CHECKSUM_V6: u16 = 1 << 7;
 /// The kernel's own type information.
 const BTF: &str = "/sys/kernel/btf/vmlinux";
 
-/// The kernel, as far as the datapath cares.
-#[derive(Clone, Debug)]
-pub(crate) struct Kernel {
+/// What the running kernel gives, as far as the datapath cares.
+///
+/// Helpers look at their flags when a packet comes: a program with one that the kernel does not
+/// know loads, and drops. So flags are looked up by name in the kernel's type information, which
+/// names all that it knows. The version alone does not tell: `BPF_F_IPV6` came in 6.16, as a fix,
+/// and was carried back to releases as old as 6.1.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kernel {
     /// As `uname -r` says.
-    pub(crate) release: String,
-    /// Programs are attached by tcx links; else as filters of a `clsact`.
-    pub(crate) tcx: bool,
-    flags: HelperFlags,
+    pub release: String,
+    /// Programs are attached by tcx links (Linux 6.6); else as filters of a `clsact`.
+    pub tcx: bool,
+    /// `bpf_skb_adjust_room` is told the family of what comes out of a tunnel packet, by
+    /// `BPF_F_ADJ_ROOM_DECAP_L3_IPV4` and its IPv6 twin (Linux 6.3); else `bpf_skb_change_proto`
+    /// has to help.
+    pub decap_flags: bool,
+    /// `bpf_l4_csum_replace` knows `BPF_F_IPV6` (Linux 6.16); else a device that sums up whole
+    /// packets (`CHECKSUM_COMPLETE`) disagrees with an IPv6 packet whose address was changed, and
+    /// the kernel has to sum it up again.
+    pub checksum_v6: bool,
 }
 
 impl Kernel {
@@ -30,7 +43,7 @@ impl Kernel {
     /// # Errors
     ///
     /// [`Error::Capability`], [`Error::Kernel`].
-    pub(crate) fn probe() -> Result<Self, Error> {
+    pub fn probe() -> Result<Self, Error> {
         let status = fs::read_to_string("/proc/self/status")
             .map_err(Error::file("read", "/proc/self/status"))?;
         let missing = missing_capabilities(&status);
@@ -51,64 +64,31 @@ impl Kernel {
                 what: "the datapath needs 5.10 or later",
             });
         }
-        let flags = match fs::read(BTF) {
-            Ok(btf) => HelperFlags::named_in(strings(&btf)),
+        let (decap_flags, checksum_v6) = match fs::read(BTF) {
+            Ok(btf) => flags_named_in(strings(&btf)),
             // Built without CONFIG_DEBUG_INFO_BTF.
-            Err(_) => HelperFlags::since(version),
+            Err(_) => (version >= (6, 3), version >= (6, 16)),
         };
         Ok(Self {
             // Every namespace has this interface. A kernel without tcx does not know the question.
             tcx: SchedClassifier::query_tcx("lo", TcAttachType::Ingress).is_ok(),
-            flags,
+            decap_flags,
+            checksum_v6,
             release,
         })
     }
 
     /// Flags for checksums over IPv6 addresses that this kernel knows.
-    pub(crate) fn checksum_v6_flags(&self) -> u16 {
-        if self.flags.checksum_v6 {
-            CHECKSUM_V6
-        } else {
-            0
-        }
-    }
-
-    /// Whether it is told what comes out of a tunnel packet.
-    pub(crate) fn decap_flags(&self) -> bool {
-        self.flags.decap
+    #[must_use]
+    pub fn checksum_v6_flags(&self) -> u16 {
+        if self.checksum_v6 { CHECKSUM_V6 } else { 0 }
     }
 }
 
-/// Flags of helpers that not every supported kernel knows.
-///
-/// A helper looks at its flags when a packet comes: a program with one that it does not know loads,
-/// and drops. So they are looked up by name in the kernel's type information, which has every flag
-/// of the interface. The version alone does not tell: `BPF_F_IPV6` came in 6.16, as a fix, and was
-/// carried back to releases as old as 6.1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct HelperFlags {
-    /// `BPF_F_IPV6` of `bpf_l4_csum_replace`.
-    checksum_v6: bool,
-    /// `BPF_F_ADJ_ROOM_DECAP_L3_IPV4` and its IPv6 twin, which came with it.
-    decap: bool,
-}
-
-impl HelperFlags {
-    /// Those that the type information names; `names` end in zero bytes.
-    fn named_in(names: &str) -> Self {
-        Self {
-            checksum_v6: names.contains("\0BPF_F_IPV6\0"),
-            decap: names.contains("\0BPF_F_ADJ_ROOM_DECAP_L3_IPV4\0"),
-        }
-    }
-
-    /// Those of a kernel that does not tell, by its version.
-    fn since(version: (u32, u32)) -> Self {
-        Self {
-            checksum_v6: version >= (6, 16),
-            decap: version >= (6, 3),
-        }
-    }
+/// Whether there are decap flags, and `BPF_F_IPV6`; `names` end in zero bytes.
+fn flags_named_in(names: &str) -> (bool, bool) {
+    let has = |name: &str| names.contains(&format!("\0{name}\0"));
+    (has("BPF_F_ADJ_ROOM_DECAP_L3_IPV4"), has("BPF_F_IPV6"))
 }
 
 /// The names in type information: a header of `magic: u16, version: u8, flags: u8, hdr_len,
@@ -175,8 +155,7 @@ mod tests {
         let fields = [24, 0, 4, 4, u32::try_from(names.len()).unwrap()];
         let header = fields.map(u32::to_ne_bytes).concat();
         let btf = [&[0x9f, 0xeb, 1, 0], &header[..], b"type", &names[..]].concat();
-        let flags = HelperFlags::named_in(strings(&btf));
-        assert!(flags.checksum_v6 && !flags.decap, "{flags:?}");
+        assert_eq!(flags_named_in(strings(&btf)), (false, true));
         for length in 0..btf.len() {
             assert_eq!(strings(&btf[..length]), "");
         }

@@ -32,7 +32,7 @@ pub(super) fn of(
         other_established_s: config.timeouts.other_established_s,
         other_pending_s: config.timeouts.other_pending_s,
         checksum_v6_flags: kernel.checksum_v6_flags(),
-        decap_flags: u16::from(kernel.decap_flags()),
+        decap_flags: u16::from(kernel.decap_flags),
         seed,
         events_per_s: config.events_per_s,
         gateway_v4: address_or_none(config.gateway(true)),

@@ -1,6 +1,6 @@
 //! Network interfaces: what they are, and their settings.
 
-use std::fmt;
+use std::{fmt, fs::File, os::fd::AsRawFd, path::Path};
 
 use netlink_packet_route::{
     RouteNetlinkMessage,
@@ -180,6 +180,25 @@ impl Netlink {
         let operation = format_args!("rename interface {index} to {name:?}");
         check_name(operation, name)?;
         self.set(operation, index, |link| link.name(name))
+    }
+
+    /// Moves an interface that is off into another namespace, where it is called `name`.
+    ///
+    /// # Errors
+    ///
+    /// [`NetlinkError::OpenNamespace`] if the namespace cannot be opened,
+    /// [`NetlinkError::Invalid`] for a name that no interface can have; the kernel's refusal:
+    /// `EINVAL` for one that cannot be moved, `EEXIST` if the name is taken.
+    pub fn move_to(&self, index: u32, netns: &Path, name: &str) -> Result<(), NetlinkError> {
+        let operation = format!("move interface {index} to {} as {name:?}", netns.display());
+        check_name(&operation, name)?;
+        let file = File::open(netns).map_err(|source| NetlinkError::OpenNamespace {
+            path: netns.to_owned(),
+            source,
+        })?;
+        self.set(operation, index, |link| {
+            link.setns_by_fd(file.as_raw_fd()).name(name)
+        })
     }
 
     /// Gives an interface a text for people; an empty one takes it away.
