@@ -155,6 +155,15 @@ pub enum Error {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// This kernel refuses a program of the datapath.
+    #[error("load program {program}")]
+    Program {
+        /// Its name.
+        program: String,
+        /// What the verifier says.
+        #[source]
+        source: Box<aya::EbpfError>,
+    },
     /// A capture file could not be written.
     #[error("write the capture {}", path.display())]
     CaptureFile {

@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 use datapath_user::FlowView;
 
 use super::{
-    PATIENCE, PORT,
+    PORT,
     check::{Complaint, Found, Subject, expect},
+    patience,
     site::{Cast, NodeView},
 };
 use crate::{
@@ -33,7 +34,7 @@ fn listed(
     view: &dyn NodeView,
     server: SocketAddr,
 ) -> Result<Found, Complaint> {
-    let options = Options::default().with_timeout(PATIENCE);
+    let options = Options::default().with_timeout(patience());
     let mut session = TcpSession::connect(cast.pod.host.namespace, server, &options)?;
     session.echo(10_000)?;
     let (client, seen) = (session.local_address()?, session.seen_source());

@@ -3,9 +3,9 @@
 use std::{net::IpAddr, time::Duration};
 
 use super::{
-    PATIENCE,
     check::{Complaint, Found, Subject, expect},
     frames::{self, Mac},
+    patience,
     site::{Cast, Host},
 };
 use crate::{
@@ -75,7 +75,7 @@ fn answers(
             continue;
         };
         let mut port = RawPort::open(pod.host.namespace, &pod.host.interface)?;
-        let Some(mac) = ask(&mut port, address, gateway, PATIENCE)? else {
+        let Some(mac) = ask(&mut port, address, gateway, patience())? else {
             let name = &pod.host.name;
             return Err(Complaint::new(format!("no answer for {gateway} to {name}")));
         };
@@ -109,7 +109,7 @@ fn found_again(pod: &Host<'_>, gateway: IpAddr) -> std::result::Result<Found, Co
     let before = known()?;
     pod.namespace
         .netlink_result(netlink.delete_neighbour(index, gateway))?;
-    let options = Options::default().with_timeout(PATIENCE);
+    let options = Options::default().with_timeout(patience());
     let report = probe::icmp_echo(pod.namespace, gateway, 1, 56, &options)?;
     let Some(after) = known()? else {
         return Err(Complaint::new(format!(

@@ -28,6 +28,7 @@ pub use self::{
 };
 use crate::{
     error::{Error, Result},
+    patience::scaled,
     probe::EchoServer,
     report::{Check, Outcome, Report},
 };
@@ -35,7 +36,9 @@ use crate::{
 /// The port of the servers, TCP and UDP.
 const PORT: u16 = 7007;
 /// How long an answer may take. What comes, comes in milliseconds.
-const PATIENCE: Duration = Duration::from_secs(3);
+fn patience() -> Duration {
+    scaled(Duration::from_secs(3))
+}
 
 /// Runs every check on a lab, and tells each as soon as its result is there.
 ///

@@ -11,8 +11,9 @@ use nix::{getsockopt_impl, libc, sockopt_impl, sys::socket::getsockopt};
 use socket2::{Domain, SockAddr, Type};
 
 use super::{
-    PATIENCE, PORT,
+    PORT,
     check::{Complaint, Found, Subject, expect},
+    patience,
     site::{Cast, Host},
 };
 use crate::{
@@ -145,7 +146,7 @@ fn paths<'s, 'a>(cast: &Cast<'s, 'a>, family: Family) -> Vec<Path<'s, 'a>> {
 }
 
 fn patient() -> Options {
-    Options::default().with_timeout(PATIENCE)
+    Options::default().with_timeout(patience())
 }
 
 fn tcp(path: &Path<'_, '_>, bytes: usize) -> Result<Found, Complaint> {

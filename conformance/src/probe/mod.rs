@@ -36,6 +36,7 @@ pub use self::{
 use crate::{
     error::{Error, Result},
     netns::Namespace,
+    patience::scaled,
 };
 
 /// Connects, sends `bytes` bytes to an [`EchoServer`] while it sends them back, checks each, and
@@ -137,7 +138,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            timeout: Duration::from_secs(2),
+            timeout: scaled(Duration::from_secs(2)),
             source: None,
             hop_limit: None,
             dont_fragment: false,

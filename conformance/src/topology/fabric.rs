@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     net::IpAddr,
-    thread,
+    slice, thread,
     time::{Duration, Instant},
 };
 
@@ -22,6 +22,7 @@ use crate::{
     error::{Error, Result},
     family::Family,
     netns::{self, Namespace},
+    patience::scaled,
     probe::{self, Options},
     signals::{self, Teardown},
 };
@@ -52,6 +53,17 @@ impl Fabric {
     /// [`Error::NotRoot`], [`Error::Invalid`] for the plan, [`Error::LabExists`], or what the
     /// kernel refused; then nothing is left of it.
     pub fn build(plan: Plan) -> Result<Self> {
+        Self::build_with(plan, &[])
+    }
+
+    /// Builds a lab on network cards that are in the calling thread's namespace, off: instead of
+    /// the first veth pairs, for the nodes and then the outside host. They come back when the lab
+    /// is taken down.
+    ///
+    /// # Errors
+    ///
+    /// As [`Fabric::build`].
+    pub fn build_with(plan: Plan, cables: &[Cable]) -> Result<Self> {
         netns::check_root()?;
         plan.check()?;
         let remains = Remains::find(&plan.lab)?;
@@ -79,7 +91,7 @@ impl Fabric {
             directory: Some(directory),
         };
         fabric.own_processes();
-        fabric.connect()?;
+        fabric.connect(cables)?;
         fabric.settle()?;
         Ok(fabric)
     }
@@ -204,7 +216,8 @@ impl Fabric {
         }));
     }
 
-    fn connect(&self) -> Result<()> {
+    fn connect(&self, cables: &[Cable]) -> Result<()> {
+        let mut cables = cables.iter();
         for (namespace, forwards) in self.hosts() {
             set_up_stack(namespace, forwards)?;
         }
@@ -218,7 +231,9 @@ impl Fabric {
             None
         };
         for (node, planned) in self.nodes.iter().zip(&self.plan.nodes) {
-            self.connect_node(&router, node, planned.mtu_bytes, &first, second.as_ref())?;
+            let mtu_bytes = planned.mtu_bytes;
+            let bridges = (&first, second.as_ref());
+            self.connect_node(&router, node, mtu_bytes, bridges, &mut cables)?;
         }
         let near = VethEnd {
             mac: Some([2, 0, 0, 0, 1, 1]),
@@ -226,7 +241,7 @@ impl Fabric {
             ..VethEnd::new("ext")
         };
         let far_mac = [2, 0, 0, 0, 1, 10];
-        let port = self.add_cable(&router, near, &self.outside, UPLINK, far_mac)?;
+        let port = self.add_cable(&router, near, &self.outside, UPLINK, far_mac, cables.next())?;
         self.switch_on(
             &self.router,
             &router,
@@ -267,8 +282,8 @@ impl Fabric {
         router: &Netlink,
         node: &Node,
         mtu_bytes: u32,
-        first: &Link,
-        second: Option<&Link>,
+        (first, second): (&Link, Option<&Link>),
+        cables: &mut slice::Iter<'_, Cable>,
     ) -> Result<()> {
         let (number, uplink) = (node.number(), node.uplink());
         for (place, (port_name, name)) in (0_u8..).zip(uplink.cables(number)) {
@@ -277,7 +292,7 @@ impl Fabric {
                 ..VethEnd::new(&port_name)
             };
             let far = [2, 0, 0, 0, 2 * place, number.saturating_add(10)];
-            let port = self.add_cable(router, near, node.namespace(), name, far)?;
+            let port = self.add_cable(router, near, node.namespace(), name, far, cables.next())?;
             let port = uplink.dress_port(&self.router, router, port)?;
             let bridge = second.filter(|_| place > 0 && uplink == UplinkKind::Two);
             let joined = router
@@ -327,7 +342,12 @@ impl Fabric {
         host: &Namespace,
         name: &str,
         mac: [u8; 6],
+        cable: Option<&Cable>,
     ) -> Result<Link> {
+        if let Some(cable) = cable {
+            install(&cable.far, host, name, near.mtu_bytes)?;
+            return install(&cable.near, &self.router, near.name, near.mtu_bytes);
+        }
         let far = VethEnd {
             mac: Some(mac),
             netns: Some(host.path()),
@@ -376,7 +396,7 @@ impl Fabric {
 
     /// Waits until every host has an answer from the fabric, in every family.
     fn settle(&self) -> Result<()> {
-        let deadline = Instant::now() + SETTLE;
+        let deadline = Instant::now() + scaled(SETTLE);
         let options = Options::default().with_timeout(Duration::from_millis(200));
         for &family in self.plan.underlay.all() {
             let nodes = self.nodes.iter().map(Node::namespace);
@@ -401,6 +421,39 @@ impl Fabric {
         }
         Ok(())
     }
+}
+
+/// Two network cards that are joined by a wire.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cable {
+    /// Name of the one that the fabric gets.
+    pub near: String,
+    /// Name of the one that the host gets.
+    pub far: String,
+}
+
+/// Moves a network card into a namespace. It keeps its Ethernet address, by which it is found again
+/// when it comes back.
+fn install(card: &str, host: &Namespace, name: &str, mtu_bytes: Option<u32>) -> Result<Link> {
+    let failed = |source| Error::Netlink {
+        namespace: host.name().to_owned(),
+        source,
+    };
+    let here = Netlink::open().map_err(failed)?;
+    let link = here.link(card).map_err(failed)?;
+    let link = link.ok_or_else(|| Error::Invalid {
+        what: "network card",
+        value: card.to_owned(),
+        rule: "it must be in this namespace",
+    })?;
+    here.move_to(link.index, host.path(), name)
+        .map_err(failed)?;
+    let netlink = host.netlink()?;
+    let moved = host.link_of(&netlink, name)?;
+    if let Some(mtu_bytes) = mtu_bytes {
+        host.netlink_result(netlink.set_mtu(moved.index, mtu_bytes))?;
+    }
+    Ok(moved)
 }
 
 /// Names every namespace of a plan.

@@ -12,7 +12,7 @@ mod remains;
 mod uplink;
 
 pub use self::{
-    fabric::Fabric,
+    fabric::{Cable, Fabric},
     node::Node,
     plan::{LabName, NodePlan, Plan},
     remains::{Remains, labs},

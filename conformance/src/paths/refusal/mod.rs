@@ -19,9 +19,9 @@ use datapath_kern::verdict::DropReason;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::{
-    PATIENCE,
     check::{Complaint, Found, Subject},
     frames::Mac,
+    patience,
     site::{Cast, Host, NodeView, Site},
 };
 use crate::{
@@ -32,13 +32,16 @@ use crate::{
         forge::{self, Place},
     },
     netns::Namespace,
+    patience::scaled,
     probe::RawPort,
     report::Check,
 };
 
 /// How long a dropped frame's delivery is waited for after its drop was counted. Delivery takes
 /// microseconds.
-const GRACE: Duration = Duration::from_millis(15);
+fn grace() -> Duration {
+    scaled(Duration::from_millis(15))
+}
 /// The port that frames by hand go to. Somebody listens there, or the answer "port unreachable"
 /// would move counters too.
 const DISCARD: u16 = 9;
@@ -179,9 +182,10 @@ impl<'s, 'a> Guard<'s, 'a> {
                 if heard.iter().any(|name| name == target) {
                     break;
                 }
-                if start.elapsed() > PATIENCE {
+                if start.elapsed() > patience() {
                     return Err(Complaint::new(format!(
-                        "nothing arrived at {target} within {PATIENCE:?}; heard at: {}; drops: {}",
+                        "nothing arrived at {target} within {:?}; heard at: {}; drops: {}",
+                        patience(),
                         list(&heard),
                         list(&self.moved_but(&before, None)?)
                     )));
@@ -224,11 +228,11 @@ impl<'s, 'a> Guard<'s, 'a> {
         wanted: u64,
         marker: &[u8],
     ) -> Result<Found, Complaint> {
-        let (label, deadline) = (fate.reason.label(), Instant::now() + PATIENCE);
+        let (label, deadline) = (fate.reason.label(), Instant::now() + patience());
         while self.risen(before, fate)? < wanted && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(1));
         }
-        thread::sleep(GRACE);
+        thread::sleep(grace());
         let heard = self.heard(marker)?;
         let count = self.risen(before, fate)?;
         let others = self.moved_but(before, Some(fate))?;

@@ -10,10 +10,9 @@ use crate::{
     family::Family,
     frame::forge::{self, Place},
     paths::{
-        PATIENCE,
         check::{Complaint, Subject},
         frames::{self, BROADCAST, Mac, marked_option, v4, v6},
-        gateway,
+        gateway, patience,
         site::{Cast, Host},
     },
     probe::RawPort,
@@ -182,7 +181,7 @@ fn prepare(
     };
     let open = |host: &Host<'_>| RawPort::open(host.namespace, &host.interface);
     let (mut port, neighbour_port) = (open(&cast.pod.host)?, open(&cast.neighbour.host)?);
-    let gateway_mac = gateway::ask(&mut port, address, gateway, PATIENCE)?
+    let gateway_mac = gateway::ask(&mut port, address, gateway, patience())?
         .ok_or_else(|| Complaint::new(format!("the gateway {gateway} does not answer")))?;
     let nodes = [cast.node, cast.other_node].map(|node| node.host.addresses.get(family));
     let pod = Pod {
