@@ -4,6 +4,7 @@ use anyhow::{Result, bail};
 use lexopt::{Arg, Parser, ValueExt};
 
 use crate::help::Topic;
+use crate::kernels::Choice;
 use crate::setup::Mode;
 use crate::test::Tier;
 
@@ -23,6 +24,7 @@ pub(crate) enum Command {
         tiers: Vec<Tier>,
         allow_skip: Vec<Tier>,
     },
+    Kernels(Choice),
     Deny,
 }
 
@@ -57,6 +59,9 @@ pub(crate) fn parse(mut parser: Parser) -> Result<Command> {
             (Topic::Test, Arg::Long("allow-skip")) => {
                 given.allow_skip.push(parser.value()?.string()?.parse()?);
             }
+            (Topic::Test, Arg::Value(tier)) if tier == "kernels" && given.tiers.is_empty() => {
+                return kernels(&mut parser);
+            }
             (Topic::Test, Arg::Value(tier)) => given.tiers.push(tier.string()?.parse()?),
             (Topic::Disasm, Arg::Value(name)) if given.function.is_none() => {
                 given.function = Some(name.string()?);
@@ -79,7 +84,7 @@ struct Given {
 impl Given {
     fn command(self, topic: Topic) -> Result<Command> {
         Ok(match topic {
-            Topic::Overview => Command::Help(topic),
+            Topic::Overview | Topic::Kernels => Command::Help(topic),
             Topic::Setup => {
                 if self.mode.check && self.mode.dry_run {
                     bail!("--check and --dry-run exclude each other");
@@ -107,6 +112,20 @@ impl Given {
     }
 }
 
+/// What follows `test kernels`.
+fn kernels(parser: &mut Parser) -> Result<Command> {
+    let mut choice = Choice::default();
+    while let Some(arg) = parser.next()? {
+        match arg {
+            Arg::Long("help") | Arg::Short('h') => return Ok(Command::Help(Topic::Kernels)),
+            Arg::Long("nic") => choice.card = Some(parser.value()?.string()?.parse()?),
+            Arg::Value(kernel) => choice.kernels.push(kernel.string()?.parse()?),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    Ok(Command::Kernels(choice))
+}
+
 fn help(parser: &mut Parser) -> Result<Command> {
     let topic = match parser.next()? {
         None => Topic::Overview,
@@ -125,6 +144,7 @@ fn help(parser: &mut Parser) -> Result<Command> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::{Card, Kernel};
 
     fn read(line: &str) -> Result<Command> {
         parse(Parser::from_args(line.split_whitespace()))
@@ -147,6 +167,20 @@ mod tests {
                 allow_skip: vec![Tier::Lab]
             }
         );
+    }
+
+    #[test]
+    fn kernels_are_read() {
+        let kernels = |line| match read(line).unwrap() {
+            Command::Kernels(choice) => choice,
+            other => panic!("{line} is {other:?}"),
+        };
+        assert_eq!(kernels("test kernels"), Choice::default());
+        let choice = kernels("test kernels 6.12 host --nic e1000e");
+        assert_eq!(choice.kernels, [Kernel::Branch("6.12"), Kernel::Host]);
+        assert_eq!(choice.card, Some(Card::E1000e));
+        let page = Command::Help(Topic::Kernels);
+        assert_eq!(read("test kernels --help").unwrap(), page);
     }
 
     #[test]
@@ -175,6 +209,9 @@ mod tests {
             ("setup --check --dry-run", "--dry-run"),
             ("setup --all", "--dry-run"),
             ("disasm a b", "b"),
+            ("test lint kernels", "kernels"),
+            ("test kernels 5.4", "5.4"),
+            ("test kernels --nic ne2k", "ne2k"),
         ] {
             let err = format!("{:#}", read(line).unwrap_err());
             assert!(err.contains(word), "{line}: {err}");

@@ -9,6 +9,7 @@ pub(crate) enum Topic {
     Disasm,
     Demo,
     Test,
+    Kernels,
     Deny,
 }
 
@@ -35,6 +36,7 @@ impl Topic {
             Self::Disasm => DISASM,
             Self::Demo => DEMO,
             Self::Test => TEST,
+            Self::Kernels => KERNELS,
             Self::Deny => DENY,
         }
     }
@@ -119,10 +121,30 @@ Usage: cargo xtask test [TIER...] [--allow-skip TIER]
 Without a TIER: all, in this order. A failed tier does not stop the next one.
 A tier that cannot run counts as skipped and fails the run, unless --allow-skip names it.
 
+Not among them, as it takes minutes: cargo xtask test kernels, on other kernels and network
+cards; see cargo xtask test kernels --help.
+
 Examples:
   cargo xtask test
   cargo xtask test lint unit
   cargo xtask test --allow-skip lab
+";
+
+const KERNELS: &str = "\
+Load every program and run every path on other kernels: those of the distribution, in QEMU
+without hardware help, and the one that runs here. Ends with a table of what each gives.
+
+Usage: cargo xtask test kernels [6.1] [6.12] [host] [--nic virtio | --nic e1000e]
+
+  --nic  in the guests, network cards instead of veth pairs between nodes: their drivers do
+         checksums and segments as hardware does. virtio needs root for a namespace of cables.
+
+Without a kernel: all three, or both guests with --nic; about two minutes each. host needs
+root. Kernels are downloaded by apt-get into the target directory, once: to get newer ones,
+delete its directory kernels. QEMU and what else is missing is set up first. A guest that
+hangs is ended after ten minutes. Exits with 1 if a check fails or cannot run.
+
+Example: cargo xtask test kernels 6.12 --nic e1000e
 ";
 
 const DENY: &str = "\
@@ -149,7 +171,7 @@ mod tests {
 
     #[test]
     fn every_page_fits_on_a_terminal() {
-        for text in [OVERVIEW, SETUP, EBPF, DISASM, DEMO, TEST, DENY] {
+        for text in [OVERVIEW, SETUP, EBPF, DISASM, DEMO, TEST, KERNELS, DENY] {
             assert!(text.lines().count() <= 24);
             assert!(text.lines().all(|line| line.len() <= 92), "{text}");
         }

@@ -10,6 +10,7 @@ mod demo;
 mod deny;
 mod dump;
 mod help;
+mod kernels;
 mod object;
 mod progress;
 mod setup;
@@ -46,6 +47,7 @@ fn run() -> Result<ExitCode> {
         Command::Disasm { function } => object::disassemble(&workspace, function.as_deref()),
         Command::Demo { keep } => demo::run(&workspace, keep),
         Command::Test { tiers, allow_skip } => Ok(test::run(&workspace, &tiers, &allow_skip)),
+        Command::Kernels(choice) => kernels::run(&workspace, &choice),
         Command::Deny => deny::run(&workspace),
     }
 }

@@ -13,7 +13,7 @@ use crate::progress;
 use crate::workspace::is_root;
 use apt::Apt;
 use plan::{Part, Step};
-use survey::Survey;
+use survey::{EMULATOR, Survey, Tool};
 
 /// How `setup` was asked to run.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -72,6 +72,32 @@ pub(crate) fn ensure() -> Result<()> {
         return Ok(());
     }
     install(survey)
+}
+
+/// Installs what guests on other kernels take beside, if it is missing.
+///
+/// # Errors
+///
+/// If something is missing and cannot be installed here.
+pub(crate) fn ensure_emulator() -> Result<()> {
+    let missing: Vec<&Tool> = EMULATOR
+        .iter()
+        .filter(|tool| tool.find().is_none())
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let step = plan::emulator(&missing);
+    if !is_root() || Apt::find().is_none() {
+        bail!(
+            "guests need what is not installed here. As root, or by other means than apt:\n  {}",
+            step.command_line()
+        );
+    }
+    if let Err(err) = plan::update().run() {
+        println!("  went on without: {err:#}");
+    }
+    step.run()
 }
 
 fn install(survey: Survey) -> Result<()> {

@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Result, bail};
 
 use super::apt::Apt;
-use super::survey::Survey;
+use super::survey::{Survey, Tool};
 use crate::build::env::clean;
 
 /// What is installed together. In this order: the compiler decides about the linker.
@@ -121,6 +121,16 @@ pub(crate) fn steps(part: Part, survey: &Survey, apt: &Apt) -> Result<Vec<Step>>
         Part::Tools => tools(survey, apt),
         Part::Compiler | Part::Linker => Ok(Vec::new()),
     }
+}
+
+/// The command that installs what guests take.
+pub(crate) fn emulator(missing: &[&Tool]) -> Step {
+    let why: Vec<String> = missing
+        .iter()
+        .map(|tool| format!("{} {}", tool.program, tool.why))
+        .collect();
+    let packages = missing.iter().map(|tool| tool.package.to_owned()).collect();
+    Step::apt("Emulator", why.join(", "), packages)
 }
 
 /// What to do without apt, or without root.

@@ -66,6 +66,42 @@ pub(crate) const TOOLS: &[Tool] = &[
     },
 ];
 
+/// What guests on other kernels take beside.
+pub(crate) const EMULATOR: &[Tool] = &[
+    Tool {
+        program: "qemu-system-x86_64",
+        package: "qemu-system-x86",
+        why: "runs other kernels",
+    },
+    Tool {
+        program: "busybox",
+        package: "busybox-static",
+        why: "is the first program of a guest",
+    },
+    Tool {
+        program: "modprobe",
+        package: "kmod",
+        why: "knows which modules a guest needs",
+    },
+    Tool {
+        program: "cpio",
+        package: "cpio",
+        why: "packs the first files of a guest",
+    },
+    Tool {
+        program: "xz",
+        package: "xz-utils",
+        why: "unpacks modules",
+    },
+];
+
+impl Tool {
+    /// Where it is, if it is.
+    pub(crate) fn find(&self) -> Option<PathBuf> {
+        find_all(self.program, &search_path()).into_iter().next()
+    }
+}
+
 /// rustup's components that the tier `lint` needs, with the subcommand that each provides.
 const COMPONENTS: &[(&str, &str)] = &[("rustfmt", "fmt"), ("clippy", "clippy")];
 
@@ -87,11 +123,7 @@ impl Survey {
             .as_ref()
             .ok()
             .map(|compiler| Linker::find(compiler.version.llvm));
-        let path = search_path();
-        let tools = TOOLS
-            .iter()
-            .map(|tool| (tool, find_all(tool.program, &path).into_iter().next()))
-            .collect();
+        let tools = TOOLS.iter().map(|tool| (tool, tool.find())).collect();
         let components = COMPONENTS
             .iter()
             .map(|&(name, subcommand)| {
