@@ -10,15 +10,21 @@ use crate::wire::transport::tcp_flag;
 use crate::work::Work;
 
 /// A segment with SYN, FIN or RST on a flow whose decisions hold.
-#[inline(never)]
+#[inline(always)]
 pub fn event<E: Env>(env: &E, work: &mut Work) -> Hit {
+    let hit = follow(env, work);
+    flow::make_room(env, work, hit)
+}
+
+/// What becomes of the flow; [`Hit::Miss`] where it has to make room for a new one.
+#[inline(never)]
+fn follow<E: Env>(env: &E, work: &mut Work) -> Hit {
     let Work {
         hdr, arrival, flow, ..
     } = work;
     let begins = hdr.tcp_flags & (tcp_flag::SYN | tcp_flag::ACK) == tcp_flag::SYN;
     if begins && flow.state & state::CLOSED != 0 {
         // The port is used again before the old flow's time was up.
-        flow::remove_pair(env, &hdr.key, flow);
         return Hit::Miss;
     }
     let closes = if hdr.tcp_flags & tcp_flag::RST != 0 {
