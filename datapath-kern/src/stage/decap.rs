@@ -13,6 +13,10 @@ use crate::work::Work;
 /// Options walked at most: as many as fit when each is four bytes long.
 const MAX_OPTIONS: usize = geneve::MAX_OPTIONS_LEN / 4;
 
+/// Bytes that Ethernet pads frames to, less the check sequence (IEEE 802.3, 3.2.8). What is in a
+/// tunnel is longer, and padding behind a header that was cut short would be read for its rest.
+const PADDED_LEN: u32 = 60;
+
 /// What a tunnel packet says of itself, and what [`unwrap`] removes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Wrapping {
@@ -81,6 +85,9 @@ pub fn unwrap<P: Packet>(
 #[inline(always)]
 fn header<P: Packet>(pkt: &P, outer: &Headers) -> Result<(u32, u16), DropReason> {
     let at = outer.l4 + 8;
+    if pkt.len() <= PADDED_LEN {
+        return Err(DropReason::TunnelMalformed);
+    }
     let header: geneve::Header = pkt.read(at).map_err(|_| DropReason::TunnelMalformed)?;
     if header.check_version().is_err()
         || header.is_control()

@@ -357,10 +357,11 @@ impl Tunnel {
 
     fn truncated_inside(&self, marker: &[u8]) -> Result<Vec<Vec<u8>>> {
         let inner = self.inner(marker)?;
-        // In the Ethernet header, in the IP header, in the UDP header, in the data.
+        // In the Ethernet header, in the IP header, in the UDP header, in the data; all of them
+        // longer than what a network card would pad.
         let last = inner.len().saturating_sub(1);
         let udp = inner.len().saturating_sub(marker.len() + 4);
-        let frames = [10, 14 + 10, udp, last]
+        let frames = [12, 14 + 10, udp, last]
             .map(|length| self.wrap(inner.get(..length).unwrap_or_default()));
         frames.into_iter().collect()
     }
