@@ -14,6 +14,7 @@ mod kernels;
 mod object;
 mod progress;
 mod setup;
+mod stack;
 mod test;
 mod workspace;
 

@@ -1,7 +1,7 @@
 //! `cargo xtask ebpf` and `cargo xtask disasm`: the eBPF object, built and looked into.
 
 use std::env::consts::ARCH;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, anyhow};
@@ -9,6 +9,7 @@ use anyhow::{Context, Result, anyhow};
 use crate::build::ebpf::{self, Object, Plan, llvm_tool};
 use crate::dump;
 use crate::progress::Ticker;
+use crate::stack::{self, Chain};
 use crate::workspace::Workspace;
 
 /// Builds the object and reports on it.
@@ -41,10 +42,17 @@ pub(crate) fn build(workspace: &Workspace) -> Result<ExitCode> {
     }
     let llvm = object.toolchain.compiler.version.llvm;
     match llvm_tool("llvm-objdump", llvm) {
-        Some(objdump) => print!(
-            "\n{}",
-            dump::table(&dump::functions(&objdump, &plan.embed)?)
-        ),
+        Some(objdump) => {
+            let deepest = deepest(&stack::chains(&objdump, &plan.embed)?)?;
+            println!(
+                "stack     {deepest} of {} bytes at most, as kernels before 6.8 count",
+                stack::LIMIT
+            );
+            print!(
+                "\n{}",
+                dump::table(&dump::functions(&objdump, &plan.embed)?)
+            );
+        }
         None => println!("note      no llvm-objdump: instructions are not counted"),
     }
     Ok(ExitCode::SUCCESS)
@@ -59,6 +67,22 @@ pub(crate) fn warnings(workspace: &Workspace) -> Result<String> {
     Ok(build_shown(&plan(workspace))?.warnings)
 }
 
+/// Builds the object and returns what of it kernels before 6.8 would refuse for its stack; empty if
+/// nothing.
+///
+/// # Errors
+///
+/// If it does not build, or there is no `llvm-objdump`.
+pub(crate) fn too_deep(workspace: &Workspace) -> Result<String> {
+    let plan = plan(workspace);
+    let object = build_shown(&plan)?;
+    let objdump = objdump(&object)?;
+    let chains = stack::chains(&objdump, &plan.embed)?;
+    println!("   {} of {} bytes at most", deepest(&chains)?, stack::LIMIT);
+    let too_deep = chains.iter().filter(|chain| chain.bytes > stack::LIMIT);
+    Ok(too_deep.map(ToString::to_string).collect())
+}
+
 /// Builds the object and prints its instructions: all, or those of one function.
 ///
 /// # Errors
@@ -67,8 +91,7 @@ pub(crate) fn warnings(workspace: &Workspace) -> Result<String> {
 pub(crate) fn disassemble(workspace: &Workspace, function: Option<&str>) -> Result<ExitCode> {
     let plan = plan(workspace);
     let object = build_shown(&plan)?;
-    let objdump = llvm_tool("llvm-objdump", object.toolchain.compiler.version.llvm)
-        .context("there is no llvm-objdump: install your distribution's package llvm")?;
+    let objdump = objdump(&object)?;
     let linked = plan.linked();
     let mut command = Command::new(&objdump);
     command
@@ -92,6 +115,16 @@ pub(crate) fn disassemble(workspace: &Workspace, function: Option<&str>) -> Resu
     } else {
         ExitCode::FAILURE
     })
+}
+
+fn deepest(chains: &[Chain]) -> Result<usize> {
+    let deepest = chains.iter().map(|chain| chain.bytes).max();
+    deepest.context("the object has no program")
+}
+
+fn objdump(object: &Object) -> Result<PathBuf> {
+    llvm_tool("llvm-objdump", object.toolchain.compiler.version.llvm)
+        .context("there is no llvm-objdump: install your distribution's package llvm")
 }
 
 fn plan(workspace: &Workspace) -> Plan<'_> {

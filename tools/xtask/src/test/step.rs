@@ -18,6 +18,8 @@ pub(crate) enum Step {
     },
     /// The eBPF object builds without a warning: clippy does not see what is compiled for BPF only.
     ObjectWarnings,
+    /// The object's programs have room on the stack of older kernels too.
+    ObjectStack,
     /// No source holds unfinished code or a test that does not run.
     Unfinished,
     /// A second build has nothing to do.
@@ -40,6 +42,7 @@ const LINT: &[Step] = &[
     },
     Step::Unfinished,
     Step::ObjectWarnings,
+    Step::ObjectStack,
     Step::Cargo {
         env: &[],
         args: &[
@@ -97,6 +100,7 @@ impl Step {
                 words.join(" ")
             }
             Self::ObjectWarnings => "no warning in the eBPF object".to_owned(),
+            Self::ObjectStack => "the eBPF object's stack, as kernels before 6.8 count".to_owned(),
             Self::Unfinished => "no unfinished code, no ignored test".to_owned(),
             Self::NothingToRebuild => "a second build has nothing to do".to_owned(),
         }
@@ -115,6 +119,7 @@ impl Step {
                 succeed(&mut command)
             }
             Self::ObjectWarnings => object_warnings(workspace),
+            Self::ObjectStack => object_stack(workspace),
             Self::Unfinished => unfinished(workspace),
             Self::NothingToRebuild => nothing_to_rebuild(workspace),
         }
@@ -136,6 +141,14 @@ fn object_warnings(workspace: &Workspace) -> Result<()> {
     let warnings = object::warnings(workspace)?;
     if !warnings.is_empty() {
         bail!("the compiler warns:\n{warnings}");
+    }
+    Ok(())
+}
+
+fn object_stack(workspace: &Workspace) -> Result<()> {
+    let too_deep = object::too_deep(workspace)?;
+    if !too_deep.is_empty() {
+        bail!("calls one inside the other take too much:\n{too_deep}");
     }
     Ok(())
 }
