@@ -39,6 +39,10 @@ pub struct Config {
     /// Prefixes of this node's pods.
     #[serde(default)]
     pub pod_cidrs: Vec<IpNet>,
+    /// How programs are attached to interfaces. Between a datapath that goes and one that adopts it
+    /// with another setting, interfaces have no program for a moment.
+    #[serde(default)]
+    pub attach: Attach,
     /// How pods of other nodes are reached.
     #[serde(default)]
     pub tunnel: Tunnel,
@@ -94,6 +98,20 @@ const fn events_per_s() -> u32 {
 
 const fn event_ring_bytes() -> u32 {
     RING_BYTES
+}
+
+/// How programs are attached to interfaces.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Attach {
+    /// By tcx links where the kernel has them, else as filters.
+    #[default]
+    Auto,
+    /// By tcx links, behind those that are there (Linux 6.6).
+    Tcx,
+    /// As direct-action filters of a `clsact` queueing discipline, with priority 219 and handle 1:
+    /// others' filters with a lower priority number come before, and those with a higher one behind.
+    Clsact,
 }
 
 /// How pods of other nodes are reached.
@@ -204,6 +222,7 @@ impl Config {
             uplinks: uplinks.into_iter().map(Into::into).collect(),
             gateways: Vec::new(),
             pod_cidrs: Vec::new(),
+            attach: Attach::default(),
             tunnel: Tunnel::default(),
             underlay: Vec::new(),
             masquerade: true,

@@ -211,11 +211,11 @@ pub enum Error {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// A filter could not be removed.
-    #[error("detach from {interface}")]
+    /// A program could not be detached.
+    #[error("detach what {} says", path.display())]
     Detach {
-        /// Where.
-        interface: String,
+        /// The pin that tells the program and the number of the interface.
+        path: PathBuf,
         /// Why.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,

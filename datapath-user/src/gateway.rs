@@ -76,18 +76,18 @@ pub(crate) fn remove(netlink: &Netlink) -> Result<Vec<String>, Error> {
 ///
 /// # Errors
 ///
-/// [`Error::Attach`] where the kernel does not tell.
+/// [`Error::Network`] where the kernel does not tell.
 pub(crate) fn is_worked(netlink: &Netlink) -> Result<bool, Error> {
-    if netlink.link(NET).map_err(Error::network(NET))?.is_none() {
+    let Some(net) = netlink.link(NET).map_err(Error::network(NET))? else {
         return Ok(false);
-    }
-    let (_, programs) =
-        SchedClassifier::query_tcx(NET, TcAttachType::Ingress).map_err(|error| Error::Attach {
-            program: "from_host",
-            interface: NET.to_owned(),
-            source: error.into(),
-        })?;
-    Ok(!programs.is_empty())
+    };
+    // A kernel without tcx does not know the question.
+    let by_tcx = SchedClassifier::query_tcx(NET, TcAttachType::Ingress);
+    let by_tcx = by_tcx.is_ok_and(|(_, programs)| !programs.is_empty());
+    Ok(by_tcx
+        || netlink
+            .has_filters(net.index)
+            .map_err(Error::network(NET))?)
 }
 
 impl Gateway {

@@ -10,6 +10,7 @@ use datapath_kern::abi;
 use datapath_kern::abi::state::{State, flags, phase};
 
 use crate::bpffs::{Pins, names};
+use crate::clsact;
 use crate::config::Config;
 use crate::error::Error;
 use crate::journal::{self, Journal, RECORDS, STATE};
@@ -141,10 +142,14 @@ fn check_maps(directory: &Path, config: &Config) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether the pinned links are tcx links under names that we give.
+/// Whether the pinned links are tcx links, or programs attached as filters, under names that we
+/// give.
 fn check_links(directory: &Path) -> Result<(), Error> {
     for name in names(directory)? {
         let path = directory.join(&name);
+        if clsact::is_pin(&path) {
+            continue;
+        }
         let named = name.rsplit_once('-').is_some_and(|(program, index)| {
             PROGRAMS.contains(&program) && index.parse::<u32>().is_ok()
         });

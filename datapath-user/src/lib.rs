@@ -71,7 +71,7 @@ mod uplink;
 
 pub use adoption::Adoption;
 pub use changes::{Change, Changes};
-pub use config::{Config, IdentityFrom, PortRange, Timeouts, Tunnel};
+pub use config::{Attach, Config, IdentityFrom, PortRange, Timeouts, Tunnel};
 pub use datapath::Datapath;
 pub use endpoint::{EndpointSpec, EndpointView};
 pub use error::Error;

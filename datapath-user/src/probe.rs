@@ -6,6 +6,7 @@ use aya::programs::{SchedClassifier, TcAttachType};
 use nix::sys::utsname::uname;
 use serde::{Deserialize, Serialize};
 
+use crate::config::Attach;
 use crate::error::Error;
 
 /// `BPF_F_IPV6` of `bpf_l4_csum_replace`: leaves a checksum over the whole packet alone, to which
@@ -76,6 +77,22 @@ impl Kernel {
             checksum_v6,
             release,
         })
+    }
+
+    /// With programs attached as a setting says.
+    pub(crate) fn attaching(mut self, how: Attach) -> Result<Self, Error> {
+        match how {
+            Attach::Auto => {}
+            Attach::Clsact => self.tcx = false,
+            Attach::Tcx if self.tcx => {}
+            Attach::Tcx => {
+                return Err(Error::Kernel {
+                    release: self.release,
+                    what: "has no tcx, which came in 6.6: set attach to auto or clsact",
+                });
+            }
+        }
+        Ok(self)
     }
 
     /// Flags for checksums over IPv6 addresses that this kernel knows.

@@ -1,4 +1,5 @@
-//! The programs: loaded once, attached by pinned tcx links, which outlive the process.
+//! The programs: loaded once, attached by pinned tcx links, which outlive the process, or as filters
+//! where there is no tcx.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,6 +15,7 @@ use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 
 use crate::bpffs::{Pins, names};
+use crate::clsact;
 use crate::config::Config;
 use crate::error::Error;
 use crate::events::RING;
@@ -30,6 +32,8 @@ pub(crate) struct Programs {
     directory: PathBuf,
     /// By program and interface.
     links: BTreeMap<(&'static str, String), Pinned>,
+    /// Whether they are attached by tcx links; else as filters.
+    tcx: bool,
     changes: LinkChanges,
 }
 
@@ -41,26 +45,40 @@ pub(crate) struct LinkChanges {
     pub(crate) removed: usize,
 }
 
-/// A pinned link. Held open: a link whose pin goes last is detached some time later, one whose
-/// last descriptor is closed is detached when that returns (`bpf_link_put`, kernel/bpf/syscall.c).
+/// A program on an interface, on record by a pin.
 struct Pinned {
     path: PathBuf,
-    _link: FdLink,
+    /// Held open: a link whose pin goes last is detached some time later, one whose last descriptor
+    /// is closed is detached when that returns (`bpf_link_put`, kernel/bpf/syscall.c). None for a
+    /// filter.
+    _link: Option<FdLink>,
 }
 
 impl Pinned {
     fn unpin(self) -> Result<(), Error> {
-        fs::remove_file(&self.path).map_err(Error::file("unpin", self.path))
+        unpin(&self.path)
     }
+}
+
+/// Removes a pin, and detaches what it says is attached.
+fn unpin(path: &Path) -> Result<(), Error> {
+    if clsact::is_pin(path) {
+        return clsact::detach(path).map_err(|source| Error::Detach {
+            path: path.to_owned(),
+            source,
+        });
+    }
+    fs::remove_file(path).map_err(Error::file("unpin", path))
 }
 
 impl Programs {
     /// None yet.
-    pub(crate) fn new(pins: &Pins) -> Self {
+    pub(crate) fn new(pins: &Pins, tcx: bool) -> Self {
         Self {
             ebpf: None,
             directory: pins.links(),
             links: BTreeMap::new(),
+            tcx,
             changes: LinkChanges::default(),
         }
     }
@@ -118,15 +136,26 @@ impl Programs {
         let index = if_nametoindex(interface).map_err(|errno| failed(errno.into()))?;
         // Numbers are not used again while a namespace lives, names are.
         let path = self.directory.join(format!("{name}-{index}"));
+        if path.exists() && clsact::is_pin(&path) == self.tcx {
+            // The setting that says how was changed.
+            unpin(&path)?;
+            self.changes.removed += 1;
+        }
         let ebpf = self.ebpf.as_mut().ok_or_else(|| missing(name))?;
         let program = program(ebpf, name)?;
-        let link = if let Some(link) = replace(program, &path).map_err(failed)? {
+        let (replaced, link) = if !self.tcx {
+            (clsact::attach(program, side, &path).map_err(failed)?, None)
+        } else if let Some(link) = replace(program, &path).map_err(failed)? {
+            (true, Some(link))
+        } else {
+            let link = attach_new(program, interface, side, &path).map_err(failed)?;
+            (false, Some(link))
+        };
+        if replaced {
             self.changes.replaced += 1;
-            link
         } else {
             self.changes.attached += 1;
-            attach_new(program, interface, side, &path).map_err(failed)?
-        };
+        }
         let key = (name, interface.to_owned());
         self.links.insert(key, Pinned { path, _link: link });
         Ok(())
@@ -136,7 +165,7 @@ impl Programs {
     ///
     /// # Errors
     ///
-    /// [`Error::File`] where the pin cannot be removed.
+    /// [`Error::File`] where the pin cannot be removed, [`Error::Detach`].
     pub(crate) fn detach(&mut self, name: &'static str, interface: &str) -> Result<(), Error> {
         match self.links.remove(&(name, interface.to_owned())) {
             Some(link) => link.unpin(),
@@ -148,13 +177,16 @@ impl Programs {
     ///
     /// # Errors
     ///
-    /// [`Error::File`].
+    /// [`Error::File`], [`Error::Detach`].
     pub(crate) fn detach_others(&mut self) -> Result<(), Error> {
         for name in names(&self.directory)? {
             let path = self.directory.join(name);
             if !self.links.values().any(|link| link.path == path) {
-                fs::remove_file(&path).map_err(Error::file("unpin", path))?;
-                self.changes.removed += 1;
+                unpin(&path)?;
+                // What says that a `clsact` is ours stays with it.
+                if !path.exists() {
+                    self.changes.removed += 1;
+                }
             }
         }
         Ok(())

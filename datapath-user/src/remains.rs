@@ -10,6 +10,7 @@ use datapath_tunnel::netlink::{Link, Netlink};
 use serde::{Deserialize, Serialize};
 
 use crate::bpffs::Pins;
+use crate::clsact;
 use crate::error::Error;
 use crate::gateway;
 use crate::inventory;
@@ -106,9 +107,16 @@ pub fn cleanup(bpffs: &Path) -> Result<Removed, Error> {
             Err(error) => errors.push(error),
         }
     }
+    let filters = if here {
+        let (count, failures) = detach_filters(&pins);
+        errors.extend(failures);
+        count
+    } else {
+        0
+    };
     match pins.empty() {
         Ok((links, maps)) => {
-            (removed.links, removed.maps) = (links, maps);
+            (removed.links, removed.maps) = (filters + links, maps);
             (removed.unmounted, removed.directory) = pins.made();
             errors.extend(pins.release());
         }
@@ -126,7 +134,18 @@ pub(crate) fn clear(pins: &Pins, netlink: &Netlink) -> Result<(), Error> {
     let names = recorded(&pins.maps(), Some(abi::VERSION));
     // The interfaces first: the pins say that they are ours.
     interfaces(netlink, &names)?;
+    Error::collect(detach_filters(pins).1)?;
     pins.empty().map(drop)
+}
+
+/// Detaches programs that are attached as filters: their pins going would leave them.
+fn detach_filters(pins: &Pins) -> (usize, Vec<Error>) {
+    let (count, failures) = clsact::detach_all(&pins.links());
+    let failures = failures.into_iter().map(|source| Error::Detach {
+        path: pins.links(),
+        source,
+    });
+    (count, failures.collect())
 }
 
 /// Removes interfaces of a datapath whose pins are gone.

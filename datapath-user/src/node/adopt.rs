@@ -42,7 +42,7 @@ impl Node {
         let mtu_bytes = uplink::device_mtu_bytes(&site.uplinks);
         let gateway = Gateway::adopt(&site.netlink, &config.gateways, mtu_bytes)?;
         let maps = Maps::open(&pins.maps())?;
-        let programs = Programs::new(&pins);
+        let programs = Programs::new(&pins, site.kernel.tcx);
         let mut node = Self::assemble(site, pins, gateway, programs, maps, journal);
         let mut adoption = Adoption::default();
         // At once: what is below takes the kernel a second.

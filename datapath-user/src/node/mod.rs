@@ -71,7 +71,7 @@ struct Site {
 
 impl Site {
     fn look(config: &Config) -> Result<Self, Error> {
-        let kernel = Kernel::probe()?;
+        let kernel = Kernel::probe()?.attaching(config.attach)?;
         let netlink = Netlink::open().map_err(Error::network("this namespace"))?;
         let addresses = netlink
             .addresses()
@@ -143,7 +143,7 @@ impl Node {
         let gateway = Gateway::create(&site.netlink, &config.gateways, mtu_bytes)?;
         let seed = journal.state().seed;
         let settings = settings::of(config, &site.kernel, &gateway, &site.uplinks, seed);
-        let mut programs = Programs::new(pins);
+        let mut programs = Programs::new(pins, site.kernel.tcx);
         programs.load(config, &settings, pins)?;
         let maps = Maps::open(&pins.maps())?;
         Ok((gateway, programs, maps, journal))
