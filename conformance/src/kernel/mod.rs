@@ -23,6 +23,9 @@ use crate::{
     topology::{Fabric, LabName, Plan},
 };
 
+/// Cables of the lab: to two nodes and the outside host.
+const CABLES: usize = 3;
+
 /// Loads every program, then runs every path over tunnels of both families; `tell` gets a line for
 /// each step. With `cards`, over the network cards of this namespace instead of veth pairs.
 ///
@@ -38,9 +41,17 @@ pub fn check(cards: bool, mut tell: impl FnMut(&str)) -> Result<Report> {
     tell(&format!("kernel {}", kernel.release));
     let mut report = Report::new(&kernel.release);
     facts(&kernel, &mut report)?;
-    let cables = if cards { cards::cables()? } else { Vec::new() };
-    for cable in &cables {
-        report.fact("network cards", &cards::describe(cable)?);
+    let cables = || {
+        if cards {
+            cards::cables(CABLES)
+        } else {
+            Ok(Vec::new())
+        }
+    };
+    if let Some(cable) = cables()?.first() {
+        for (name, value) in cards::describe(cable)? {
+            report.fact(&name, &value);
+        }
     }
     for size in load::programs(&kernel)? {
         tell(&format!(
@@ -52,7 +63,7 @@ pub fn check(cards: bool, mut tell: impl FnMut(&str)) -> Result<Report> {
     for tunnel in Family::ALL {
         tell(&format!("lab with tunnels over {tunnel}"));
         let lab: LabName = format!("kernel-{}", std::process::id()).parse()?;
-        let fabric = Fabric::build_with(Plan::new(lab), &cables)?;
+        let fabric = Fabric::build_with(Plan::new(lab), &cables()?)?;
         let datapaths = InProcess::start(&fabric, tunnel)?;
         let site = datapaths.site(&fabric, tunnel);
         paths::run(&site, &datapaths, |check| {
@@ -85,7 +96,7 @@ fn facts(kernel: &Kernel, report: &mut Report) -> Result<()> {
         "iproute2",
         probe
             .command("ip")
-            .args(["link", "add", "nk0", "type", "netkit"]),
+            .args(["link", "add", "probe0", "type", "netkit"]),
     );
     report.fact("netkit", word(netkit.is_ok()));
     Ok(())

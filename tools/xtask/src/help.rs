@@ -137,7 +137,7 @@ without hardware help, and the one that runs here. Ends with a table of what eac
 Usage: cargo xtask test kernels [6.1] [6.12] [host] [--nic virtio | --nic e1000e]
 
   --nic  in the guests, network cards instead of veth pairs between nodes: their drivers do
-         checksums and segments as hardware does. virtio needs root for a namespace of cables.
+         checksums and segments as hardware does. virtio needs root to join them.
 
 Without a kernel: all three, or both guests with --nic; about two minutes each. host needs
 root. Kernels are downloaded by apt-get into the target directory, once: to get newer ones,

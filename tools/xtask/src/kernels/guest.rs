@@ -62,7 +62,8 @@ impl Guest<'_> {
             .args(["-accel", "tcg,thread=multi", "-cpu", "max"])
             .args(["-smp", "2", "-m", "2G"])
             .args(["-nodefaults", "-no-user-config", "-no-reboot"])
-            .args(["-display", "none", "-serial", "stdio"])
+            .args(["-display", "none", "-serial", "chardev:console"])
+            .args(["-chardev", &console(self.results)])
             .arg("-kernel")
             .arg(self.kernel)
             .arg("-initrd")
@@ -82,6 +83,17 @@ impl Guest<'_> {
     }
 }
 
+/// The console: shown, and kept beside the report.
+fn console(results: &Path) -> String {
+    let log = escaped(&results.join("console"));
+    format!("stdio,id=console,signal=off,logfile={log}")
+}
+
+/// A path as the value of an option of QEMU, where a comma is written twice.
+fn escaped(path: &Path) -> String {
+    path.display().to_string().replace(',', ",,")
+}
+
 /// A directory of this machine for the guest, by 9p.
 fn shared(tag: &str, path: &Path, read_only: bool) -> String {
     let mode = if read_only {
@@ -89,8 +101,7 @@ fn shared(tag: &str, path: &Path, read_only: bool) -> String {
     } else {
         ""
     };
-    // A comma within a value is written twice.
-    let path = path.display().to_string().replace(',', ",,");
+    let path = escaped(path);
     format!("local,mount_tag={tag},path={path},security_model=none{mode}")
 }
 
