@@ -69,7 +69,10 @@ pub(super) fn describe(cable: &Cable) -> Result<Vec<(String, String)>> {
         (offload.name().to_owned(), state.unwrap_or("no").to_owned())
     };
     let driver = ("network cards".to_owned(), driver.into_owned());
-    Ok([driver].into_iter().chain(Offload::ALL.map(state)).collect())
+    Ok([driver]
+        .into_iter()
+        .chain(Offload::ALL.map(state))
+        .collect())
 }
 
 /// The pairs among interfaces; a card without another is none.
