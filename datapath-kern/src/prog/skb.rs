@@ -118,9 +118,6 @@ impl Skb {
         let Some(arguments) = arguments::mine() else {
             return Err(DropReason::RewriteFailed);
         };
-        if self.len() <= length {
-            return Ok(());
-        }
         // SAFETY: a variable of our own. The compiler knows the length not to be zero and would not
         // compare it, the verifier does not.
         let length = unsafe { core::ptr::read_volatile(&raw const length) };
@@ -360,6 +357,9 @@ impl Packet for Skb {
 
     #[inline(always)]
     fn truncate(&mut self, length: u32) -> Result<bool, DropReason> {
+        if self.len() == length && self.segment_bytes() == 0 {
+            return Ok(true);
+        }
         // SAFETY: a helper on the program's own context.
         let code = unsafe { bpf_skb_change_tail(self.ctx, length, 0) };
         if code == NOT_SUPPORTED {
