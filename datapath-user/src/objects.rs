@@ -13,6 +13,7 @@ use datapath_kern::abi::ipcache::IpEntry;
 use datapath_kern::abi::tunnel::Uplink;
 use serde::{Deserialize, Serialize};
 
+use crate::clsact;
 use crate::error::Error;
 
 /// A pinned map.
@@ -63,9 +64,9 @@ pub struct ProgramView {
 pub struct LinkView {
     /// Name of its pin: the program, and the interface.
     pub name: String,
-    /// Its number in the kernel; none for what is no link.
+    /// Its number in the kernel; none where the program is attached by a filter.
     pub id: Option<u32>,
-    /// The program that it attaches; none for what is no link.
+    /// The program that it attaches; none for what is neither a link nor a program.
     pub program_id: Option<u32>,
 }
 
@@ -119,19 +120,30 @@ pub fn links(bpffs: &Path) -> Result<Vec<LinkView>, Error> {
     let mut found = Vec::new();
     for entry in entries {
         let path = entry.map_err(Error::file("read", &directory))?.path();
-        let info = PinnedLink::from_pin(&path)
-            .map(FdLink::from)
-            .and_then(|link| link.info())
-            .ok();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let (id, program_id) = numbers(&path);
         found.push(LinkView {
             name: name.into_owned(),
-            id: info.as_ref().map(LinkInfo::id),
-            program_id: info.as_ref().map(LinkInfo::program_id),
+            id,
+            program_id,
         });
     }
     found.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(found)
+}
+
+/// The numbers of a pinned link and of its program; where programs are attached by filters, it is
+/// the program that is pinned.
+fn numbers(path: &Path) -> (Option<u32>, Option<u32>) {
+    if clsact::is_pin(path) {
+        return (None, ProgramInfo::from_pin(path).ok().map(|info| info.id()));
+    }
+    let link = PinnedLink::from_pin(path).map(FdLink::from);
+    let info = link.and_then(|link| link.info()).ok();
+    (
+        info.as_ref().map(LinkInfo::id),
+        info.as_ref().map(LinkInfo::program_id),
+    )
 }
 
 fn program(info: &ProgramInfo, map_ids: Vec<u32>) -> ProgramView {

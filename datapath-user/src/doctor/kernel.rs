@@ -10,6 +10,7 @@ use flate2::read::GzDecoder;
 use nix::sys::utsname::uname;
 
 use super::{Finding, chain};
+use crate::probe::Kernel;
 
 /// The kernel's own type information.
 const BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -46,6 +47,7 @@ pub(super) fn findings() -> Vec<Finding> {
     vec![
         configuration(),
         type_information(),
+        helpers(),
         programs(),
         maps(),
         jit(),
@@ -106,6 +108,25 @@ fn type_information() -> Finding {
             "use a kernel built with CONFIG_DEBUG_INFO_BTF",
         ),
     }
+}
+
+/// Flags of helpers, without which the programs take other ways.
+fn helpers() -> Finding {
+    let check = "helpers";
+    let kernel = match Kernel::probe() {
+        Ok(kernel) => kernel,
+        // It says what is missing, and what to do.
+        Err(error) => return Finding::missing(check, chain(&error), ""),
+    };
+    let known = |has: bool| if has { "known" } else { "not known" };
+    Finding::ok(
+        check,
+        format!(
+            "BPF_F_ADJ_ROOM_DECAP_L3_* is {}, BPF_F_IPV6 is {}; the programs do without",
+            known(kernel.decap_flags),
+            known(kernel.checksum_v6)
+        ),
+    )
 }
 
 fn programs() -> Finding {
