@@ -171,7 +171,9 @@ impl Node {
         // From here on it is to be removed, whoever does it.
         let end = End::endpoint(view.slot);
         errors.extend(self.journal.set_phase(end, phase::PARTIAL).err());
-        // First nothing more comes in, then nobody knows it, then it is gone.
+        // Its interface goes first, and with it what it sends. Without programs while the pod still
+        // sends, the kernel would take that for the node's own to forward: as the pod wrote it.
+        errors.extend(self.unwire(&wire).err());
         for program in ["from_pod", "to_pod"] {
             errors.extend(self.programs.detach(program, &wire.host_interface).err());
         }
@@ -185,7 +187,6 @@ impl Node {
         );
         errors.extend(self.vacate_slot(slot).err());
         errors.extend(self.set_next_hop(slot, NextHop::default()).err());
-        errors.extend(self.unwire(&wire).err());
         let its = |flow: &Flow, _| flow.from == end.raw() || flow.to == end.raw();
         errors.extend(flows::sweep(&mut self.maps, its).err());
         // The slot is free for another one when nothing of this one is left.
