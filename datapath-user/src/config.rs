@@ -78,6 +78,10 @@ pub struct Config {
     /// Room for events that nobody has read yet, bytes. A power of two; an event takes 176.
     #[serde(default = "event_ring_bytes")]
     pub event_ring_bytes: u32,
+    /// File of an eBPF object to load instead of the built-in one, such as `cargo xtask ebpf`
+    /// builds. Its ABI version must be this library's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object: Option<PathBuf>,
 }
 
 const fn yes() -> bool {
@@ -234,6 +238,7 @@ impl Config {
             timeouts: Timeouts::default(),
             events_per_s: events_per_s(),
             event_ring_bytes: event_ring_bytes(),
+            object: None,
         }
     }
 
@@ -249,6 +254,10 @@ impl Config {
         if !self.bpffs.is_absolute() {
             let value = self.bpffs.display().to_string();
             return wrong("bpffs", value, "must be an absolute path");
+        }
+        if let Some(object) = self.object.as_ref().filter(|path| !path.is_absolute()) {
+            let value = object.display().to_string();
+            return wrong("object", value, "must be an absolute path");
         }
         if self.uplinks.is_empty() {
             return wrong("uplinks", "[]".into(), "must name at least one interface");

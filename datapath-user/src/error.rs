@@ -226,6 +226,18 @@ pub enum Error {
         /// What is missing.
         what: String,
     },
+    /// The file that [`Config::object`](crate::Config::object) names cannot be loaded.
+    #[error(
+        "{} cannot be loaded as the datapath's object: {why}: build it from this version with \
+         `cargo xtask ebpf`, or leave `object` out for the built-in one",
+        path.display()
+    )]
+    OtherObject {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
     /// A map operation failed.
     #[error("{doing} map {map}")]
     Map {

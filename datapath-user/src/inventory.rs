@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::journal::{self, Journal, RECORDS, STATE};
 use crate::maps::PINNED;
-use crate::object::{OBJECT, PROGRAMS};
+use crate::object::PROGRAMS;
 
 /// What an earlier process left.
 pub(crate) enum Found {
@@ -27,13 +27,14 @@ pub(crate) enum Found {
     Whole(Box<Journal>),
 }
 
-/// Looks at what an earlier process left, and refuses what it may not touch.
+/// Looks at what an earlier process left, and refuses what it may not touch, or what this object
+/// cannot go on with.
 ///
 /// # Errors
 ///
 /// [`Error::Foreign`], [`Error::AbiVersion`], [`Error::OtherNamespace`]; for a whole one also
 /// [`Error::MapShape`] and [`Error::Damaged`].
-pub(crate) fn look(pins: &mut Pins, config: &Config) -> Result<Found, Error> {
+pub(crate) fn look(pins: &mut Pins, config: &Config, object: &[u8]) -> Result<Found, Error> {
     let Some(state) = state(pins)? else {
         return Ok(Found::Nothing);
     };
@@ -55,7 +56,7 @@ pub(crate) fn look(pins: &mut Pins, config: &Config) -> Result<Found, Error> {
     if state.phase != phase::WHOLE {
         return Ok(Found::Partial);
     }
-    check_maps(&pins.maps(), config)?;
+    check_maps(&pins.maps(), config, object)?;
     check_links(&pins.links())?;
     let journal = Journal::open(&pins.maps())?;
     Ok(Found::Whole(Box::new(journal)))
@@ -90,7 +91,7 @@ pub(crate) fn state(pins: &mut Pins) -> Result<Option<State>, Error> {
 }
 
 /// Whether the pinned maps are what this object would make.
-fn check_maps(directory: &Path, config: &Config) -> Result<(), Error> {
+fn check_maps(directory: &Path, config: &Config, object: &[u8]) -> Result<(), Error> {
     let found = names(directory)?;
     let wanted: BTreeSet<String> = PINNED
         .into_iter()
@@ -105,7 +106,7 @@ fn check_maps(directory: &Path, config: &Config) -> Result<(), Error> {
         let path = directory.join(name);
         return Err(Error::Damaged { path });
     }
-    let object = Object::parse(OBJECT)
+    let object = Object::parse(object)
         .map_err(|error| Error::Load(Box::new(aya::EbpfError::from(error))))?;
     for name in PINNED {
         let path = directory.join(name);

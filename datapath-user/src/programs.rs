@@ -1,6 +1,7 @@
 //! The programs: loaded once, attached by pinned tcx links, which outlive the process, or as filters
 //! where there is no tcx.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,7 +21,7 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::events::RING;
 use crate::maps::PINNED;
-use crate::object::{OBJECT, PROGRAMS};
+use crate::object::{PROGRAMS, SETTINGS};
 
 /// Lines of a verifier log that are shown: its end has the reason.
 const LOG_LINES: usize = 15;
@@ -29,6 +30,7 @@ const LOG_LINES: usize = 15;
 pub(crate) struct Programs {
     /// `None` until they are loaded.
     ebpf: Option<Ebpf>,
+    object: Cow<'static, [u8]>,
     directory: PathBuf,
     /// By program and interface.
     links: BTreeMap<(&'static str, String), Pinned>,
@@ -72,10 +74,11 @@ fn unpin(path: &Path) -> Result<(), Error> {
 }
 
 impl Programs {
-    /// None yet.
-    pub(crate) fn new(pins: &Pins, tcx: bool) -> Self {
+    /// None yet; of this object, once they are loaded.
+    pub(crate) fn new(pins: &Pins, tcx: bool, object: Cow<'static, [u8]>) -> Self {
         Self {
             ebpf: None,
+            object,
             directory: pins.links(),
             links: BTreeMap::new(),
             tcx,
@@ -98,7 +101,7 @@ impl Programs {
         let mut loader = EbpfLoader::new();
         loader
             .verifier_log_level(VerifierLogLevel::STATS)
-            .override_global("CONFIG", settings, true)
+            .override_global(SETTINGS, settings, true)
             .map_max_entries("flows", config.max_flows)
             .map_max_entries("pending", config.max_pending)
             .map_max_entries(RING, config.event_ring_bytes);
@@ -106,7 +109,7 @@ impl Programs {
             loader.map_pin_path(name, pins.maps().join(name));
         }
         let mut ebpf = loader
-            .load(OBJECT)
+            .load(&self.object)
             .map_err(|source| Error::Load(Box::new(source)))?;
         for name in PROGRAMS {
             program(&mut ebpf, name)?;

@@ -22,9 +22,12 @@ use common::{
     udp,
     worker::{Job, Worker, work_if_told},
 };
-use datapath_kern::abi::state::{State, phase};
+use datapath_kern::abi::{
+    self,
+    state::{State, phase},
+};
 use datapath_tunnel::netlink::{Netlink, Route};
-use datapath_user::{Config, Datapath, Error, PortRange, cleanup};
+use datapath_user::{Config, Datapath, Error, OBJECT, PortRange, cleanup};
 
 #[test]
 fn what_is_left_is_taken_over_and_no_flow_is_lost() {
@@ -304,6 +307,32 @@ fn what_does_not_fit_is_refused_and_runs_on() {
             &["10.244.1.5", "web-1"],
         );
         assert!(matches!(error, Error::Changed { .. }), "{error:?}");
+
+        let mut object = OBJECT.to_vec();
+        let head = [abi::MAGIC.to_le_bytes(), abi::VERSION.to_le_bytes()].concat();
+        let settings = object.windows(head.len()).position(|at| at == head);
+        object[settings.unwrap() + 4] += 1;
+        let objects = tempfile::tempdir().unwrap();
+        let (newer, none) = (
+            objects.path().join("newer.o"),
+            objects.path().join("none.o"),
+        );
+        fs::write(&newer, object).unwrap();
+        fs::write(&none, "#!/bin/sh\n").unwrap();
+        for (file, words) in [
+            (
+                &newer,
+                [
+                    "newer.o",
+                    "ABI version is 2, this is version 1",
+                    "xtask ebpf",
+                ],
+            ),
+            (&none, ["none.o", "no ELF file", "leave `object` out"]),
+        ] {
+            let error = refused(&|config| config.object = Some(file.clone()), &words);
+            assert!(matches!(error, Error::OtherObject { .. }), "{error:?}");
+        }
 
         // Another directory has another datapath: there can be one.
         let elsewhere = lab.directory().join("other");

@@ -5,6 +5,7 @@
 //! does the rest.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
 
 use aya::maps::{Array, MapData};
 use datapath_kern::abi::addr::Addr;
@@ -34,7 +35,7 @@ impl Node {
     /// Where that fails it stays, and runs on.
     pub(super) fn adopt(
         config: &Config,
-        site: Site,
+        mut site: Site,
         pins: Pins,
         journal: Journal,
     ) -> Result<Self, Error> {
@@ -42,7 +43,7 @@ impl Node {
         let mtu_bytes = uplink::device_mtu_bytes(&site.uplinks);
         let gateway = Gateway::adopt(&site.netlink, &config.gateways, mtu_bytes)?;
         let maps = Maps::open(&pins.maps())?;
-        let programs = Programs::new(&pins, site.kernel.tcx);
+        let programs = Programs::new(&pins, site.kernel.tcx, mem::take(&mut site.object));
         let mut node = Self::assemble(site, pins, gateway, programs, maps, journal);
         let mut adoption = Adoption::default();
         // At once: what is below takes the kernel a second.

@@ -9,6 +9,8 @@ mod refresh;
 mod renew;
 mod settings;
 
+use std::borrow::Cow;
+use std::mem;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -36,6 +38,7 @@ use crate::inventory::{self, Found};
 use crate::journal::Journal;
 use crate::maps::Maps;
 use crate::naming;
+use crate::object;
 use crate::probe::Kernel;
 use crate::programs::Programs;
 use crate::remains;
@@ -67,11 +70,13 @@ struct Site {
     addresses: Vec<Address>,
     uplinks: Vec<UplinkView>,
     mtu: PodMtu,
+    object: Cow<'static, [u8]>,
 }
 
 impl Site {
     fn look(config: &Config) -> Result<Self, Error> {
         let kernel = Kernel::probe()?.attaching(config.attach)?;
+        let object = object::read(config.object.as_deref())?;
         let netlink = Netlink::open().map_err(Error::network("this namespace"))?;
         let addresses = netlink
             .addresses()
@@ -84,6 +89,7 @@ impl Site {
             addresses,
             uplinks,
             mtu,
+            object,
         })
     }
 }
@@ -96,7 +102,7 @@ impl Node {
     pub(crate) fn open(config: &Config) -> Result<Self, Error> {
         let site = Site::look(config)?;
         let mut pins = Pins::take(&config.bpffs)?;
-        match inventory::look(&mut pins, config)? {
+        match inventory::look(&mut pins, config, &site.object)? {
             Found::Whole(journal) => return Self::adopt(config, site, pins, *journal),
             Found::Partial => remains::clear(&pins, &site.netlink)?,
             Found::Nothing => {
@@ -109,9 +115,9 @@ impl Node {
     }
 
     fn build(config: &Config, mut site: Site, mut pins: Pins) -> Result<Self, Error> {
-        match Self::load(config, &site, &pins) {
+        match Self::load(config, &mut site, &pins) {
             Ok((gateway, programs, maps, journal)) => {
-                let addresses = std::mem::take(&mut site.addresses);
+                let addresses = mem::take(&mut site.addresses);
                 let mut node = Self::assemble(site, pins, gateway, programs, maps, journal);
                 match node.start(config, &addresses) {
                     Ok(()) => Ok(node),
@@ -129,7 +135,7 @@ impl Node {
     /// Makes the pins, from the one that says whose they are to the maps, and the gateway pair.
     fn load(
         config: &Config,
-        site: &Site,
+        site: &mut Site,
         pins: &Pins,
     ) -> Result<(Gateway, Programs, Maps, Journal), Error> {
         pins.prepare()?;
@@ -143,7 +149,8 @@ impl Node {
         let gateway = Gateway::create(&site.netlink, &config.gateways, mtu_bytes)?;
         let seed = journal.state().seed;
         let settings = settings::of(config, &site.kernel, &gateway, &site.uplinks, seed);
-        let mut programs = Programs::new(pins, site.kernel.tcx);
+        let object = mem::take(&mut site.object);
+        let mut programs = Programs::new(pins, site.kernel.tcx, object);
         programs.load(config, &settings, pins)?;
         let maps = Maps::open(&pins.maps())?;
         Ok((gateway, programs, maps, journal))
@@ -254,7 +261,7 @@ impl Node {
                 .change(|state| state.phase = phase::PARTIAL)
                 .err(),
         );
-        for (_, local) in std::mem::take(&mut self.endpoints) {
+        for (_, local) in mem::take(&mut self.endpoints) {
             errors.extend(self.unwire(&local.wire).err());
         }
         self.peers.clear();
