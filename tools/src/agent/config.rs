@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use datapath_ipam::DEFAULT_COOLDOWN;
 use datapath_user::Error as DatapathError;
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +20,7 @@ use crate::{
 /// ```toml
 /// socket = "/run/datapath/agent.sock"
 /// state = "/var/lib/datapath/ipam.redb"
+/// address_cooldown_s = 60
 /// on_stop = "leave"                       # or "remove"
 ///
 /// [datapath]                              # datapath_user::Config
@@ -46,6 +48,9 @@ pub struct Config {
     /// The file of the address leases. Its directory is made if it is not there.
     #[serde(default = "default_state")]
     pub state: PathBuf,
+    /// How long an address rests after its pod is gone, before another pod may get it; seconds.
+    #[serde(default = "default_cooldown_s")]
+    pub address_cooldown_s: u32,
     /// What becomes of the datapath when the agent ends.
     #[serde(default)]
     pub on_stop: OnStop,
@@ -80,6 +85,10 @@ fn default_state() -> PathBuf {
     "/var/lib/datapath/ipam.redb".into()
 }
 
+fn default_cooldown_s() -> u32 {
+    u32::try_from(DEFAULT_COOLDOWN.as_secs()).unwrap_or(u32::MAX)
+}
+
 impl Config {
     /// Takes the settings of a datapath; the rest is left at its defaults.
     #[must_use]
@@ -87,6 +96,7 @@ impl Config {
         Self {
             socket: default_socket(),
             state: default_state(),
+            address_cooldown_s: default_cooldown_s(),
             on_stop: OnStop::default(),
             datapath,
             peers: Vec::new(),
@@ -221,6 +231,7 @@ mod tests {
         assert!(config.endpoints[0].addresses.is_empty());
         assert!(config.datapath.masquerade);
         assert_eq!(config.on_stop, OnStop::Leave);
+        assert_eq!(config.address_cooldown_s, 60);
         let config = load(&format!("on_stop = \"remove\"\n{GOOD}"));
         assert_eq!(config.on_stop, OnStop::Remove);
     }

@@ -5,7 +5,7 @@ use std::{
     os::{fd::AsFd, unix::fs::DirBuilderExt},
     process,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use datapath_ipam::{Families, Ipam, IpamError, Lease, Options, Owner, PoolSpec};
@@ -348,7 +348,11 @@ fn open_ipam(config: &Config) -> Result<Ipam> {
         name: POOL.to_owned(),
         ranges: config.datapath.pod_cidrs.clone(),
     };
-    let ipam = Ipam::open(&config.state, Options::new(vec![pool]))?;
+    let options = Options {
+        cooldown: Duration::from_secs(config.address_cooldown_s.into()),
+        ..Options::new(vec![pool])
+    };
+    let ipam = Ipam::open(&config.state, options)?;
     let gateways = &config.datapath.gateways;
     for former in ipam.reservations()? {
         if former.purpose == GATEWAY && !gateways.contains(&former.address) {
