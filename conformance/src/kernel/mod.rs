@@ -18,9 +18,8 @@ use crate::{
     family::Family,
     netns::Namespace,
     paths::{self, InProcess},
-    program,
     report::{Check, Outcome},
-    topology::{Fabric, LabName, Plan},
+    topology::{Fabric, LabName, NodePlan, Plan, UplinkKind},
 };
 
 /// Cables of the lab: to two nodes and the outside host.
@@ -62,28 +61,65 @@ pub fn check(cards: bool, mut tell: impl FnMut(&str)) -> Result<Report> {
     }
     for tunnel in Family::ALL {
         tell(&format!("lab with tunnels over {tunnel}"));
-        let lab: LabName = format!("kernel-{}", std::process::id()).parse()?;
-        let fabric = Fabric::build_with(Plan::new(lab), &cables()?)?;
-        let datapaths = InProcess::start(&fabric, tunnel)?;
-        let site = datapaths.site(&fabric, tunnel);
-        paths::run(&site, &datapaths, |check| {
-            let line = line(tunnel, check);
-            tell(&line);
-            match check.outcome {
-                Outcome::Passed => report.passed += 1,
-                Outcome::Failed { .. } | Outcome::Skipped { .. } => report.failures.push(line),
-            }
-        });
-        datapaths.stop()?;
-        fabric.destroy()?;
+        let fabric = Fabric::build_with(plan(UplinkKind::Plain)?, &cables()?)?;
+        paths_of(
+            fabric,
+            tunnel,
+            &format!("tunnel {tunnel}"),
+            &mut report,
+            &mut tell,
+        )?;
+    }
+    // What lies on a card is as much a matter of the kernel's as the card.
+    for (name, kind) in [("vlan", UplinkKind::Vlan), ("bond", UplinkKind::Bond)] {
+        if !cards && report.is_fact(name, YES) {
+            tell(&format!("lab with a {name} as uplink"));
+            let fabric = Fabric::build(plan(kind)?)?;
+            paths_of(fabric, Family::Ipv4, name, &mut report, &mut tell)?;
+        }
     }
     report.seconds = start.elapsed().as_secs();
     Ok(report)
 }
 
+/// A lab whose nodes have such uplinks.
+fn plan(uplink: UplinkKind) -> Result<Plan> {
+    let lab: LabName = format!("kernel-{}", std::process::id()).parse()?;
+    let node = NodePlan {
+        uplink,
+        ..NodePlan::default()
+    };
+    Ok(Plan::new(lab).with_nodes(2, node))
+}
+
+/// Runs every path of a lab, which goes after that.
+fn paths_of(
+    fabric: Fabric,
+    tunnel: Family,
+    label: &str,
+    report: &mut Report,
+    tell: &mut impl FnMut(&str),
+) -> Result<()> {
+    let datapaths = InProcess::start(&fabric, tunnel)?;
+    let site = datapaths.site(&fabric, tunnel);
+    paths::run(&site, &datapaths, |check| {
+        let line = line(label, check);
+        tell(&line);
+        match check.outcome {
+            Outcome::Passed => report.passed += 1,
+            Outcome::Failed { .. } | Outcome::Skipped { .. } => report.failures.push(line),
+        }
+    });
+    datapaths.stop()?;
+    fabric.destroy()
+}
+
+/// The word for what is there.
+const YES: &str = "yes";
+
 /// What is there and what is not, one fact in a row of the table.
 fn facts(kernel: &Kernel, report: &mut Report) -> Result<()> {
-    let word = |there| if there { "yes" } else { "no" };
+    let word = |there| if there { YES } else { "no" };
     report.fact("attached by", if kernel.tcx { "tcx" } else { "clsact" });
     report.fact("decap flags", word(kernel.decap_flags));
     report.fact("IPv6 checksum flag", word(kernel.checksum_v6));
@@ -91,19 +127,15 @@ fn facts(kernel: &Kernel, report: &mut Report) -> Result<()> {
     let netlink = probe.netlink()?;
     let geneve = netlink.add_geneve(&TunnelLink::metadata("gnv0", 6081));
     report.fact("geneve device", word(geneve.is_ok()));
-    let netkit = program::output(
-        "ip",
-        "iproute2",
-        probe
-            .command("ip")
-            .args(["link", "add", "probe0", "type", "netkit"]),
-    );
-    report.fact("netkit", word(netkit.is_ok()));
+    for kind in ["vlan", "bond", "netkit"] {
+        let there = probe.netlink_result(netlink.has_kind(kind, "probe0"))?;
+        report.fact(kind, word(there));
+    }
     Ok(())
 }
 
 /// A check in one line.
-fn line(tunnel: Family, check: &Check) -> String {
+fn line(lab: &str, check: &Check) -> String {
     let labels = [
         check.family.map(|family| family.to_string()),
         check.protocol.map(|protocol| protocol.to_string()),
@@ -115,7 +147,7 @@ fn line(tunnel: Family, check: &Check) -> String {
         Outcome::Skipped { reason } => format!("skipped: {reason}"),
     };
     format!(
-        "tunnel {tunnel}, {}: {} {}: {said}",
+        "{lab}, {}: {} {}: {said}",
         check.scenario,
         check.path,
         labels.join(" ")

@@ -55,6 +55,13 @@ impl Report {
         self.facts.push((name.to_owned(), value.to_owned()));
     }
 
+    /// Whether a fact is as said.
+    pub(super) fn is_fact(&self, name: &str, value: &str) -> bool {
+        self.facts
+            .iter()
+            .any(|(known, found)| known == name && found == value)
+    }
+
     /// Whether checks were made and all passed.
     #[must_use]
     pub fn is_good(&self) -> bool {
