@@ -267,6 +267,7 @@ fn other_settings_judge_all_flows_again() {
 #[test]
 fn what_does_not_fit_is_refused_and_runs_on() {
     Lab::run(|lab| {
+        let (this, next) = (abi::VERSION, abi::VERSION + 1);
         let first = Datapath::open(lab.config()).unwrap();
         let (one, spec) = pod("web-1", 5);
         first.add_endpoint(&spec).unwrap();
@@ -319,15 +320,9 @@ fn what_does_not_fit_is_refused_and_runs_on() {
         );
         fs::write(&newer, object).unwrap();
         fs::write(&none, "#!/bin/sh\n").unwrap();
+        let versions = format!("ABI version is {next}, this is version {this}");
         for (file, words) in [
-            (
-                &newer,
-                [
-                    "newer.o",
-                    "ABI version is 2, this is version 1",
-                    "xtask ebpf",
-                ],
-            ),
+            (&newer, ["newer.o", &versions, "xtask ebpf"]),
             (&none, ["none.o", "no ELF file", "leave `object` out"]),
         ] {
             let error = refused(&|config| config.object = Some(file.clone()), &words);
@@ -343,7 +338,11 @@ fn what_does_not_fit_is_refused_and_runs_on() {
         set_state(&maps, |state| state.abi_version += 1);
         let error = refused(
             &|_| {},
-            &["ABI version 2", "this is version 1", "dpctl cleanup"],
+            &[
+                &format!("ABI version {next}"),
+                &format!("this is version {this}"),
+                "dpctl cleanup",
+            ],
         );
         assert!(matches!(error, Error::AbiVersion { .. }), "{error:?}");
         set_state(&maps, |state| state.abi_version -= 1);
