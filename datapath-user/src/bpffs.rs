@@ -99,14 +99,15 @@ impl Pins {
         check_owner(root)
     }
 
-    /// Makes the directories for maps and links.
+    /// Makes the directories for maps, links and programs.
     ///
     /// # Errors
     ///
     /// [`Error::File`].
     pub(crate) fn prepare(&self) -> Result<(), Error> {
         make(&self.maps())?;
-        make(&self.links())
+        make(&self.links())?;
+        make(&self.programs())
     }
 
     /// The directory itself.
@@ -122,6 +123,11 @@ impl Pins {
     /// Where links are pinned.
     pub(crate) fn links(&self) -> PathBuf {
         self.root.join("links")
+    }
+
+    /// Where programs are pinned.
+    pub(crate) fn programs(&self) -> PathBuf {
+        self.root.join("programs")
     }
 
     /// Whether the file system was mounted, and the directory made, for the pins.
@@ -151,7 +157,7 @@ impl Pins {
         names.retain(|name| {
             !matches!(
                 name.as_str(),
-                "maps" | "links" | "maps.debug" | "progs.debug"
+                "maps" | "links" | "programs" | "maps.debug" | "progs.debug"
             )
         });
         Ok(names.iter().map(|name| self.root.join(name)).collect())
@@ -164,12 +170,13 @@ impl Pins {
     ///
     /// [`Error::File`]; what is left is still ours.
     pub(crate) fn empty(&self) -> Result<(usize, usize), Error> {
-        let (links, maps) = (self.links(), self.maps());
+        let (links, programs, maps) = (self.links(), self.programs(), self.maps());
         let count = (names(&links)?.len(), names(&maps)?.len());
         unpin(&links, |_| true)?;
+        unpin(&programs, |_| true)?;
         unpin(&maps, |name| name != STATE)?;
         unpin(&maps, |_| true)?;
-        for directory in [links, maps] {
+        for directory in [links, programs, maps] {
             if directory.exists() {
                 fs::remove_dir(&directory).map_err(Error::file("remove", directory))?;
             }

@@ -83,6 +83,11 @@ pub(crate) fn state(pins: &mut Pins) -> Result<Option<State>, Error> {
     // The state is pinned first and removed last: beside it nothing is ours.
     let strange = (maps.iter().map(|name| pins.maps().join(name)))
         .chain(links.iter().map(|name| pins.links().join(name)))
+        .chain(
+            names(&pins.programs())?
+                .iter()
+                .map(|name| pins.programs().join(name)),
+        )
         .next();
     match strange {
         Some(path) => Err(Error::Foreign { path }),

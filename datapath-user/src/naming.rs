@@ -6,15 +6,18 @@ use datapath_kern::abi::Mac;
 use crate::error::Error;
 
 /// FNV-1a, 64 bits: the same on every machine and in every version.
-pub(crate) fn digest(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
+pub(crate) fn digest(text: impl AsRef<[u8]>) -> u64 {
+    text.as_ref()
+        .iter()
+        .copied()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        })
 }
 
 /// A locally administered unicast address for `kind` of thing `name`.
 pub(crate) fn mac(kind: &str, name: &str) -> Mac {
-    let [.., a, b, c, d, e] = digest(&format!("{kind}/{name}")).to_be_bytes();
+    let [.., a, b, c, d, e] = digest(format!("{kind}/{name}")).to_be_bytes();
     [0x02, a, b, c, d, e]
 }
 

@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::thread;
 
@@ -20,7 +21,9 @@ use crate::clsact;
 use crate::config::Config;
 use crate::error::Error;
 use crate::events::RING;
+use crate::journal::Journal;
 use crate::maps::PINNED;
+use crate::naming::digest;
 use crate::object::{PROGRAMS, SETTINGS};
 
 /// Lines of a verifier log that are shown: its end has the reason.
@@ -28,8 +31,8 @@ const LOG_LINES: usize = 15;
 
 /// Programs and their links.
 pub(crate) struct Programs {
-    /// `None` until they are loaded.
-    ebpf: Option<Ebpf>,
+    /// Empty until they are loaded.
+    source: Source,
     object: Cow<'static, [u8]>,
     directory: PathBuf,
     /// By program and interface.
@@ -37,6 +40,14 @@ pub(crate) struct Programs {
     /// Whether they are attached by tcx links; else as filters.
     tcx: bool,
     changes: LinkChanges,
+}
+
+/// Where the programs are.
+enum Source {
+    /// Verified by this process.
+    Loaded(Ebpf),
+    /// Verified by an earlier one, and pinned; none to begin with.
+    Pinned(BTreeMap<&'static str, SchedClassifier>),
 }
 
 /// What was done to links.
@@ -77,7 +88,7 @@ impl Programs {
     /// None yet; of this object, once they are loaded.
     pub(crate) fn new(pins: &Pins, tcx: bool, object: Cow<'static, [u8]>) -> Self {
         Self {
-            ebpf: None,
+            source: Source::Pinned(BTreeMap::new()),
             object,
             directory: pins.links(),
             links: BTreeMap::new(),
@@ -87,7 +98,8 @@ impl Programs {
     }
 
     /// Loads the object with these settings, with the maps that are pinned already, and pins the
-    /// others.
+    /// programs and the other maps; programs that an earlier process made of the same are taken as
+    /// they are, without the second that the verifier takes.
     ///
     /// # Errors
     ///
@@ -97,7 +109,23 @@ impl Programs {
         config: &Config,
         settings: &Settings,
         pins: &Pins,
+        journal: &mut Journal,
     ) -> Result<(), Error> {
+        let wanted = digest(format!("{:x} {settings:?}", digest(&self.object)));
+        if journal.state().programs == wanted
+            && let Some(programs) = pinned(&pins.programs())
+        {
+            self.source = Source::Pinned(programs);
+            return Ok(());
+        }
+        // Not again before all of them are there.
+        journal.change(|state| state.programs = 0)?;
+        self.verify(config, settings, pins)?;
+        journal.change(|state| state.programs = wanted)
+    }
+
+    /// Has the kernel verify the programs, and pins them.
+    fn verify(&mut self, config: &Config, settings: &Settings, pins: &Pins) -> Result<(), Error> {
         let mut loader = EbpfLoader::new();
         loader
             .verifier_log_level(VerifierLogLevel::STATS)
@@ -115,7 +143,16 @@ impl Programs {
             program(&mut ebpf, name)?;
         }
         load_all(&mut ebpf)?;
-        self.ebpf = Some(ebpf);
+        pins.prepare()?;
+        for name in PROGRAMS {
+            let path = pins.programs().join(name);
+            if path.exists() {
+                fs::remove_file(&path).map_err(Error::file("unpin", &path))?;
+            }
+            let pin = program(&mut ebpf, name)?.pin(&path);
+            pin.map_err(|error| Error::file("pin program at", path)(io::Error::other(error)))?;
+        }
+        self.source = Source::Loaded(ebpf);
         Ok(())
     }
 
@@ -144,8 +181,10 @@ impl Programs {
             unpin(&path)?;
             self.changes.removed += 1;
         }
-        let ebpf = self.ebpf.as_mut().ok_or_else(|| missing(name))?;
-        let program = program(ebpf, name)?;
+        let program = match &mut self.source {
+            Source::Loaded(ebpf) => program(ebpf, name)?,
+            Source::Pinned(programs) => programs.get_mut(name).ok_or_else(|| missing(name))?,
+        };
         let (replaced, link) = if !self.tcx {
             (clsact::attach(program, side, &path).map_err(failed)?, None)
         } else if let Some(link) = replace(program, &path).map_err(failed)? {
@@ -238,6 +277,15 @@ fn load_all(ebpf: &mut Ebpf) -> Result<(), Error> {
         let outcomes: Vec<_> = loads.into_iter().map(join).collect();
         outcomes.into_iter().collect()
     })
+}
+
+/// The programs that are pinned in `directory`; `None` unless all of them are.
+fn pinned(directory: &Path) -> Option<BTreeMap<&'static str, SchedClassifier>> {
+    let open = |name| {
+        let program = SchedClassifier::from_pin(directory.join(name)).ok()?;
+        Some((name, program))
+    };
+    PROGRAMS.into_iter().map(open).collect()
 }
 
 type BoxedError = Box<dyn std::error::Error + Send + Sync>;

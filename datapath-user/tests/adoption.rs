@@ -131,12 +131,8 @@ fn survives(lab: &Lab, first: Option<Datapath>) {
     assert!(adoption.flows_kept >= 8 && !adoption.flows_judged_again);
     assert_eq!(second.status().unwrap().adopted, Some(adoption));
 
-    let now = pinned_links(lab);
-    for (name, (link, program)) in &links {
-        let (link_now, program_now) = now[name];
-        assert_eq!(link_now, *link, "{name} is the same link");
-        assert_ne!(program_now, *program, "{name} has the new program");
-    }
+    // Made of the same: not even the programs are others.
+    assert_eq!(pinned_links(lab), links);
     assert_eq!(second.endpoints(), views);
     let peers = second.peers();
     assert_eq!(peers[0].index, peer_view.index);
@@ -245,6 +241,7 @@ fn other_settings_judge_all_flows_again() {
         first.add_endpoint(&spec).unwrap();
         let mut stream = Stream::open(&one, &lab.outside, ip(OUTSIDE[0]));
         stream.echo();
+        let links = pinned_links(lab);
         first.leave();
         let error = Datapath::open(lab.config()).unwrap_err();
         assert!(text(&error).contains("set event_ring_bytes ="), "{error}");
@@ -257,6 +254,13 @@ fn other_settings_judge_all_flows_again() {
         };
         let second = Datapath::open(config).unwrap();
         assert!(second.adopted().unwrap().flows_judged_again);
+        let now = pinned_links(lab);
+        assert_eq!(now.len(), links.len());
+        for (name, (link, program)) in &links {
+            let (link_now, program_now) = now[name];
+            assert_eq!(link_now, *link, "{name} is the same link");
+            assert_ne!(program_now, *program, "{name} has the new program");
+        }
         stream.echo();
         let sender = udp(of(&one), of(&lab.outside), ip(OUTSIDE[0])).unwrap();
         assert!(sender.port() >= 20_000, "{sender}");

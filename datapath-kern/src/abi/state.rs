@@ -15,7 +15,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 ///
 /// ```text
 ///  0 magic 4 | 4 abi_version 4 | 8 phase 4 | 12 flags 4 | 16 netns 8
-/// 24 settings 8 | 32 generation 4 | 36 seed 4 | 40 zero 24
+/// 24 settings 8 | 32 generation 4 | 36 seed 4 | 40 programs 8 | 48 zero 16
 /// ```
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, Immutable, IntoBytes, KnownLayout,
@@ -38,8 +38,10 @@ pub struct State {
     pub generation: u32,
     /// The secret of [`Config::seed`](super::config::Config::seed), the same for all loads.
     pub seed: u32,
+    /// Digest of what the pinned programs were made of; zero while they are being replaced.
+    pub programs: u64,
     /// Zero.
-    pub reserved: [u64; 3],
+    pub reserved: [u64; 2],
 }
 crate::abi!(State, size = 64, align = 8);
 

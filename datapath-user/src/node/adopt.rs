@@ -78,7 +78,13 @@ impl Node {
     fn replace_programs(&mut self, config: &Config, adoption: &mut Adoption) -> Result<(), Error> {
         let seed = self.journal.state().seed;
         let settings = settings::of(config, &self.kernel, &self.gateway, &self.uplinks, seed);
-        self.programs.load(config, &settings, &self.pins)?;
+        let Self {
+            programs,
+            pins,
+            journal,
+            ..
+        } = self;
+        programs.load(config, &settings, pins, journal)?;
         self.attach_node()?;
         let pods: Vec<_> = self
             .endpoints

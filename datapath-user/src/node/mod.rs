@@ -144,14 +144,14 @@ impl Node {
         } else {
             0
         };
-        let journal = Journal::create(&pins.maps(), made, settings::seed())?;
+        let mut journal = Journal::create(&pins.maps(), made, settings::seed())?;
         let mtu_bytes = uplink::device_mtu_bytes(&site.uplinks);
         let gateway = Gateway::create(&site.netlink, &config.gateways, mtu_bytes)?;
         let seed = journal.state().seed;
         let settings = settings::of(config, &site.kernel, &gateway, &site.uplinks, seed);
         let object = mem::take(&mut site.object);
         let mut programs = Programs::new(pins, site.kernel.tcx, object);
-        programs.load(config, &settings, pins)?;
+        programs.load(config, &settings, pins, &mut journal)?;
         let maps = Maps::open(&pins.maps())?;
         Ok((gateway, programs, maps, journal))
     }
@@ -240,7 +240,7 @@ impl Node {
     fn settings_digest(&self, config: &Config) -> u64 {
         let seed = self.journal.state().seed;
         let settings = settings::of(config, &self.kernel, &self.gateway, &self.uplinks, seed);
-        naming::digest(&format!("{settings:?}"))
+        naming::digest(format!("{settings:?}"))
     }
 
     fn add_route(&self, config: &Config, pods: IpNet) -> Result<(), Error> {

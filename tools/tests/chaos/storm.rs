@@ -81,7 +81,9 @@ pub(crate) struct Storm {
     numbers: BTreeSet<String>,
     /// Of the programs of either object.
     tags: [BTreeSet<String>; 2],
-    ready: Vec<Duration>,
+    /// How long starts took that had their programs verified, and those that kept the programs.
+    ready: [Vec<Duration>; 2],
+    last_start: Duration,
     kills: BTreeMap<Moment, usize>,
     half_done: usize,
     /// How long the last addition took that was not interrupted: kills come within about as long.
@@ -135,7 +137,8 @@ impl Storm {
             starts: 0,
             numbers: BTreeSet::new(),
             tags: Default::default(),
-            ready: Vec::new(),
+            ready: [Vec::new(), Vec::new()],
+            last_start: Duration::ZERO,
             kills: BTreeMap::new(),
             half_done: 0,
             addition: CHANGE,
@@ -163,8 +166,7 @@ impl Storm {
             Moment::Starting => {
                 self.agent.take().unwrap().kill();
                 self.spawn();
-                let span = self.ready.last().copied().unwrap();
-                thread::sleep(self.chance.within(span));
+                thread::sleep(self.chance.within(self.last_start));
                 self.kill(moment);
             }
             Moment::Adding => self.kill_while_adding(),
@@ -177,15 +179,17 @@ impl Storm {
 
     /// Says what came of it.
     pub(crate) fn settle(mut self) {
-        self.ready.sort();
-        let count = self.ready.len();
-        println!(
-            "{:?}, {} changes half done; from start to reconciled: median {:?}, worst {:?} of {count}",
-            self.kills,
-            self.half_done,
-            self.ready[count / 2],
-            self.ready[count - 1],
-        );
+        println!("{:?}, {} changes half done", self.kills, self.half_done);
+        for (what, mut spans) in ["verified", "kept"].into_iter().zip(self.ready) {
+            spans.sort();
+            let count = spans.len();
+            assert!(count > 0, "no start had its programs {what}");
+            println!(
+                "from start to reconciled, programs {what}: median {:?}, worst {:?} of {count}",
+                spans[count / 2],
+                spans[count - 1],
+            );
+        }
         for metric in self.client.metrics().unwrap() {
             println!(
                 "{} {}: {}",
@@ -225,7 +229,7 @@ impl Storm {
         self.starts += 1;
         let directory = self.lab.directory("n1");
         let mut config = self.config.clone();
-        if self.starts.is_multiple_of(2) {
+        if self.has_other_object() {
             let other = directory.join("other.o");
             let object = format!("[datapath]\nobject = \"{}\"\n", other.display());
             config = config.replace("[datapath]\n", &object);
@@ -235,16 +239,27 @@ impl Storm {
         self.agent = Some(Agent::start(&self.lab, &self.node, "n1"));
     }
 
+    /// Whether the agent's last start was with the other object. Two in a row are with the same, so
+    /// that the second one can keep the programs.
+    fn has_other_object(&self) -> bool {
+        (self.starts / 2).is_multiple_of(2)
+    }
+
     /// Starts the agent and waits until it is ready.
     fn start(&mut self) {
         self.spawn();
         let agent = self.agent.as_mut().unwrap();
-        self.ready.push(agent.wait_ready());
+        let span = agent.wait_ready();
         let programs = agent.programs();
         let log = agent.log();
-        assert!(programs.numbers.is_disjoint(&self.numbers), "{log}");
+        // All of them verified anew, or none: those of the last start, where they are the same.
+        let same = programs.numbers == self.numbers;
+        assert!(same || programs.numbers.is_disjoint(&self.numbers), "{log}");
+        self.last_start = span;
+        self.ready[usize::from(same)].push(span);
+        let has_other = self.has_other_object();
         let [one, other] = &mut self.tags;
-        let (own, others) = if self.starts.is_multiple_of(2) {
+        let (own, others) = if has_other {
             (other, one)
         } else {
             (one, other)

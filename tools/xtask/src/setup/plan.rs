@@ -257,7 +257,8 @@ mod tests {
 libstd-rust-web-dev-bpf:\n  Candidate: 1.96.0+dfsg1-1~deb12u2
 bpftool:\n  Candidate: 7.1.0\ntshark:\n  Candidate: 4.0.17\ntcpdump:\n  Candidate: 4.99.3
 ethtool:\n  Candidate: 1:6.1-1\niproute2:\n  Candidate: 6.1.0-3
-iputils-ping:\n  Candidate: 3:20221126\nnftables:\n  Candidate: 1.0.6-2\n",
+iputils-ping:\n  Candidate: 3:20221126\nnftables:\n  Candidate: 1.0.6-2\n\
+iptables:\n  Candidate: 1.8.9-2\ncontainernetworking-plugins:\n  Candidate: 1.1.1+ds1-3\n",
         );
         Apt {
             compiler: policy.compiler((1, 95)),
@@ -283,7 +284,10 @@ iputils-ping:\n  Candidate: 3:20221126\nnftables:\n  Candidate: 1.0.6-2\n",
         let steps = steps(Part::Tools, &Survey::of_nothing(), &bookworm()).unwrap();
         let line = steps.first().unwrap().command_line();
         assert!(
-            line.ends_with("bpftool tshark tcpdump ethtool iproute2 iputils-ping nftables"),
+            line.ends_with(
+                "bpftool tshark tcpdump ethtool iproute2 iputils-ping nftables iptables \
+                 containernetworking-plugins"
+            ),
             "{line}"
         );
     }
