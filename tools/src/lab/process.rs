@@ -75,9 +75,7 @@ impl Process {
     /// Tells whether it runs. One that has ended and is not waited for yet does not.
     #[must_use]
     pub fn runs(&self) -> bool {
-        stat(self.pid).is_some_and(|stat| {
-            stat.start_ticks == self.start_ticks && !matches!(stat.state, 'Z' | 'X')
-        })
+        stat(self.pid).is_some_and(|stat| stat.start_ticks == self.start_ticks && stat.lives())
     }
 
     /// Asks it to end (SIGTERM). One that has ended is left alone.
@@ -111,7 +109,16 @@ impl Process {
 
 struct Stat {
     state: char,
+    threads: u64,
     start_ticks: u64,
+}
+
+impl Stat {
+    /// Whether any of its threads is alive: the first one ends by itself, and what the process has
+    /// open is closed by the last one.
+    fn lives(&self) -> bool {
+        !matches!(self.state, 'Z' | 'X') || self.threads > 1
+    }
 }
 
 fn stat(pid: u32) -> Option<Stat> {
@@ -123,9 +130,14 @@ fn parse(text: &str) -> Option<Stat> {
     let (_, rest) = text.rsplit_once(") ")?;
     let mut fields = rest.split_whitespace();
     let state = fields.next()?.chars().next()?;
-    // Field 22, and the state was field 3.
-    let start_ticks = fields.nth(18)?.parse().ok()?;
-    Some(Stat { state, start_ticks })
+    // Fields 20 and 22, and the state was field 3.
+    let threads = fields.nth(16)?.parse().ok()?;
+    let start_ticks = fields.nth(1)?.parse().ok()?;
+    Some(Stat {
+        state,
+        threads,
+        start_ticks,
+    })
 }
 
 #[cfg(test)]
@@ -138,7 +150,10 @@ mod tests {
     fn stat_lines_are_read_whatever_the_name() {
         let line = "7 (a) b (c)) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 98765 1000 2 3";
         let stat = parse(line).unwrap();
-        assert_eq!((stat.state, stat.start_ticks), ('S', 98_765));
+        assert_eq!(
+            (stat.state, stat.threads, stat.start_ticks),
+            ('S', 1, 98_765)
+        );
         assert!(parse("7 (a) S 1").is_none());
     }
 
