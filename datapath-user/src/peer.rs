@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use datapath_kern::abi::addr::Addr;
 use datapath_kern::abi::endpoint::identity;
 use datapath_kern::abi::ipcache::{IpEntry, flags, kind};
 use ipnet::IpNet;
@@ -76,6 +77,17 @@ impl PeerSpec {
     /// [`Error::Invalid`] for the first thing that cannot be used.
     pub fn validate(&self) -> Result<(), Error> {
         naming::check_id("peer name", &self.name)?;
+        for address in std::iter::once(&self.address).chain(&self.node_addresses) {
+            let packed = Addr::from(*address);
+            if packed.is_martian() || packed.is_multicast() {
+                return Err(Error::Invalid {
+                    what: "peer address",
+                    value: address.to_string(),
+                    rule: "must be one that other nodes reach it by: not unspecified, loopback, \
+                           link-local or multicast",
+                });
+            }
+        }
         for pod in &self.pods {
             check_identity(pod.identity)?;
             if !self
@@ -300,6 +312,21 @@ mod tests {
                 matches!(spec(pod, identity).validate(), Err(Error::Invalid { .. })),
                 "{pod}"
             );
+        }
+        for address in [
+            "127.0.0.1",
+            "0.0.0.0",
+            "::1",
+            "fe80::1",
+            "224.0.0.1",
+            "ff02::1",
+        ] {
+            let elsewhere = PeerSpec {
+                address: address.parse().unwrap(),
+                ..spec("10.244.2.5", 2001)
+            };
+            let said = elsewhere.validate().unwrap_err().to_string();
+            assert!(said.contains(address), "{said}");
         }
         let named = PeerSpec {
             name: "../n2".into(),
