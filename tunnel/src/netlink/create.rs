@@ -4,18 +4,18 @@ use std::{fmt, fs::File, net::IpAddr, os::fd::AsRawFd, path::Path};
 
 use netlink_packet_route::{
     RouteNetlinkMessage,
-    link::{InfoData, InfoVeth, LinkMessage},
+    link::{InfoData, InfoKind, InfoNetkit, InfoVeth, LinkMessage, NetkitMode, NetkitPolicy},
 };
 use nix::errno::Errno;
 use rtnetlink::{
-    LinkBond, LinkBridge, LinkDummy, LinkGeneve, LinkMessageBuilder, LinkUnspec, LinkVeth,
-    LinkVlan, LinkVxlan, packet_route::link::BondMode,
+    LinkBond, LinkBridge, LinkDummy, LinkGeneve, LinkMessageBuilder, LinkNetkit, LinkUnspec,
+    LinkVeth, LinkVlan, LinkVxlan, packet_route::link::BondMode,
 };
 
 use super::{Change, Link, Mac, Netlink, NetlinkError, link::check_name};
 use crate::geneve::Vni;
 
-/// One end of a veth pair.
+/// One end of a veth or netkit pair.
 #[derive(Clone, Copy, Debug)]
 pub struct VethEnd<'a> {
     /// Its name.
@@ -155,7 +155,47 @@ impl Netlink {
     /// refusal: `EEXIST` if a name is taken, `EPERM` without `CAP_NET_ADMIN` in both namespaces;
     /// [`NetlinkError::Unsupported`] if the kernel has no veth.
     pub fn add_veth(&self, near: VethEnd<'_>, far: VethEnd<'_>) -> Result<Link, NetlinkError> {
-        let operation = format!("add veth pair {:?} and {:?}", near.name, far.name);
+        self.add_pair("veth", near, far, |peer| {
+            let link = LinkVeth::new(near.name, far.name)
+                .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)));
+            near.apply(link).build()
+        })
+        .map_err(|error| without_driver(error, "this kernel has no veth device", DRIVER_REMEDY))
+    }
+
+    /// Makes a netkit pair (`drivers/net/netkit.c`) that carries Ethernet frames; returns the near
+    /// end, its primary. Both ends are off.
+    ///
+    /// Until a program is attached to the far end (`BPF_NETKIT_PEER`), what is sent there is
+    /// dropped. What the near end sends passes. The far end is made in its namespace at once, it
+    /// never shows up in this one.
+    ///
+    /// # Errors
+    ///
+    /// As [`Netlink::add_veth`]; [`NetlinkError::Unsupported`] also where the kernel's netkit takes
+    /// no Ethernet address (before Linux 6.10).
+    pub fn add_netkit(&self, near: VethEnd<'_>, far: VethEnd<'_>) -> Result<Link, NetlinkError> {
+        self.add_pair("netkit", near, far, |peer| {
+            near.apply(netkit(near.name, peer)).build()
+        })
+        .map_err(|error| {
+            without_driver(
+                error,
+                "this kernel has no netkit device with Ethernet addresses",
+                "use a kernel built with CONFIG_NETKIT, Linux 6.10 or later, or a veth pair",
+            )
+        })
+    }
+
+    /// Makes a pair; `message` gets what is asked of its far end.
+    fn add_pair(
+        &self,
+        kind: &str,
+        near: VethEnd<'_>,
+        far: VethEnd<'_>,
+        message: impl FnOnce(LinkMessage) -> LinkMessage,
+    ) -> Result<Link, NetlinkError> {
+        let operation = format!("add {kind} pair {:?} and {:?}", near.name, far.name);
         check_name(&operation, near.name)?;
         check_name(&operation, far.name)?;
         if near.netns.is_some() {
@@ -179,10 +219,7 @@ impl Netlink {
             }
             None => None,
         };
-        let link = LinkVeth::new(near.name, far.name)
-            .set_info_data(InfoData::Veth(InfoVeth::Peer(peer.build())));
-        self.create(operation, near.name, near.apply(link).build())
-            .map_err(|error| without_driver(error, "this kernel has no veth device", DRIVER_REMEDY))
+        self.create(operation, near.name, message(peer.build()))
     }
 
     /// Makes a bridge, off.
@@ -324,6 +361,18 @@ impl Netlink {
     }
 }
 
+/// A netkit pair that carries Ethernet frames, and none from its far end without a program there.
+fn netkit(name: &str, peer: LinkMessage) -> LinkMessageBuilder<LinkNetkit> {
+    LinkMessageBuilder::<LinkNetkit>::new_with_info_kind(InfoKind::Netkit)
+        .name(name.to_owned())
+        .set_info_data(InfoData::Netkit(vec![
+            InfoNetkit::Mode(NetkitMode::L2),
+            InfoNetkit::Policy(NetkitPolicy::Pass),
+            InfoNetkit::PeerPolicy(NetkitPolicy::Drop),
+            InfoNetkit::Peer(peer),
+        ]))
+}
+
 /// What to do where the kernel lacks a kind of interface.
 pub const DRIVER_REMEDY: &str = "load its module, or use a kernel built with it";
 
@@ -339,5 +388,36 @@ fn without_driver(error: NetlinkError, what: &'static str, remedy: &'static str)
             }
         }
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rtnetlink::packet_core::Emitable;
+
+    use super::*;
+
+    /// An attribute of four bytes: length, type and value in the machine's byte order.
+    fn attribute(kind: u16, value: u32) -> Vec<u8> {
+        let head = [8, kind].map(u16::to_ne_bytes).concat();
+        [head, value.to_ne_bytes().to_vec()].concat()
+    }
+
+    #[test]
+    fn a_netkit_pair_carries_frames_and_starts_closed_to_its_pod() {
+        let far = VethEnd::new("eth0").apply(LinkUnspec::new_with_name("eth0"));
+        let message = netkit("lxc0", far.build()).build();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.emit(&mut bytes);
+        let has = |part: &[u8]| bytes.windows(part.len()).any(|window| window == part);
+        // include/uapi/linux/if_link.h: IFLA_NETKIT_MODE = NETKIT_L2, IFLA_NETKIT_POLICY =
+        // NETKIT_PASS, IFLA_NETKIT_PEER_POLICY = NETKIT_DROP.
+        for (kind, value) in [(5, 0), (3, 0), (4, 2)] {
+            assert!(has(&attribute(kind, value)), "{kind}: {bytes:?}");
+        }
+        assert!(
+            has(b"netkit") && has(b"lxc0\0") && has(b"eth0\0"),
+            "{bytes:?}"
+        );
     }
 }

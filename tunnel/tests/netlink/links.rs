@@ -1,6 +1,6 @@
 //! Interfaces: made, set, read back.
 
-use datapath_tunnel::netlink::{Link, NetlinkError, Scope, TunnelLink};
+use datapath_tunnel::netlink::{Link, NetlinkError, Scope, TunnelLink, VethEnd};
 use nix::errno::Errno;
 
 use crate::{
@@ -31,6 +31,39 @@ fn veth_pair_carries_packets_between_namespaces() {
     pair.address("fd00:1::1", "fd00:1::5");
     assert!(reaches(&pair.node, &pair.pod, "10.0.1.5", PATIENT));
     assert!(reaches(&pair.pod, &pair.node, "fd00:1::1", PATIENT));
+}
+
+#[test]
+fn netkit_pair_where_the_kernel_has_it() {
+    let (node, pod) = (Namespace::new(), Namespace::new());
+    let (netlink, pod_path) = (node.netlink(), pod.path());
+    let near = VethEnd {
+        mac: Some(NEAR_MAC),
+        mtu_bytes: Some(1400),
+        ..VethEnd::new("nk0")
+    };
+    let far = VethEnd {
+        mac: Some(FAR_MAC),
+        netns: Some(&pod_path),
+        ..VethEnd::new("eth0")
+    };
+    let made = netlink.add_netkit(near, far);
+    if !netlink.has_kind("netkit", "try0").unwrap() {
+        let error = made.unwrap_err();
+        assert!(
+            matches!(error, NetlinkError::Unsupported { .. })
+                && chain(&error).contains("CONFIG_NETKIT"),
+            "{error}"
+        );
+        return;
+    }
+    let near = made.unwrap();
+    let far = pod.netlink().link("eth0").unwrap().unwrap();
+    assert_eq!(near.kind.as_deref(), Some("netkit"));
+    assert_eq!((near.mac, near.mtu_bytes, near.up), (NEAR_MAC, 1400, false));
+    assert_eq!((far.mac, far.peer_index), (FAR_MAC, Some(near.index)));
+    assert!(netlink.delete_link(near.index).unwrap());
+    assert_eq!(pod.netlink().link("eth0").unwrap(), None);
 }
 
 #[test]
