@@ -26,7 +26,8 @@ use crate::work::Work;
 /// What a hook's own part returns: it is [`observe::outcome`] that counts a drop.
 type Outcome = Result<Verdict, DropReason>;
 
-/// A frame leaving a pod: tcx ingress of the host's side of its veth.
+/// A frame leaving a pod: tcx ingress of the host's side of its veth, or the pod's end of its
+/// netkit pair.
 #[inline(always)]
 pub fn from_pod<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Verdict {
     work.begin(Hook::FromPod);
@@ -70,9 +71,10 @@ fn go_on<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Outcome {
     }
 }
 
-/// A frame that reached a pod's veth through the host's stack: tcx egress of the host's side.
+/// A frame that reached a pod's interface through the host's stack: tcx egress of the host's side.
 ///
-/// What the datapath itself sends into a pod does not come by here.
+/// What the datapath itself sends into a pod comes by here only from another pod on a netkit pair,
+/// and is left alone.
 #[inline(always)]
 pub fn to_pod<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Verdict {
     work.begin(Hook::ToPod);
@@ -83,6 +85,9 @@ pub fn to_pod<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Verdi
 
 #[inline(always)]
 fn enter_pod<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Outcome {
+    if env.netkit_pods() != 0 && mark::is(pkt.mark(), mark::FORWARDED) {
+        return Ok(Verdict::PASS);
+    }
     to_a_pod(env, pkt, work, Direction::Ingress)?;
     forward::in_place(pkt, work)
 }

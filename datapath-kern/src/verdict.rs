@@ -18,7 +18,7 @@ pub enum Action {
     Pass = 0,
     /// Nothing: it ends here, and its [`DropReason`] was counted.
     Drop = 1,
-    /// Into the network namespace behind the interface, the host's side of a pod's veth.
+    /// Into the network namespace behind the interface, the host's side of a pod's pair.
     IntoPod = 2,
     /// Out of the interface, Ethernet addresses written.
     Out = 3,

@@ -12,6 +12,7 @@ mod support;
 use datapath_kern::abi::config::tunnel as mode;
 use datapath_kern::abi::endpoint::identity;
 use datapath_kern::abi::ipcache::{IpEntry, flags, kind};
+use datapath_kern::abi::mark;
 use datapath_kern::abi::metric::Direction::Ingress;
 use datapath_kern::abi::tunnel::Uplink;
 use datapath_kern::env::Table;
@@ -23,7 +24,7 @@ use support::frame::{self, ACK, L4, SYN, Tuple};
 use support::sent::{
     TCP, between, from_host, from_uplink, into_host, into_pod, into_tunnel, is, kind_wrap, left,
 };
-use support::{from_pod, from_router, node, run, tunnel};
+use support::{from_pod, from_router, node, run, run_marked, tunnel};
 
 #[rstest]
 fn pod_to_pod_on_one_node(
@@ -249,6 +250,26 @@ fn what_came_by_the_stack_enters_a_pod_by_to_pod(#[values(V4, V6)] family: Famil
         &back,
         64,
     );
+}
+
+#[rstest]
+fn what_a_pod_on_netkit_sent_was_judged_before_to_pod(
+    #[values(V4, V6)] family: Family,
+    #[values(0, 1)] netkit_pods: u32,
+) {
+    let mut host = node(1, V4);
+    host.config.netkit_pods = netkit_pods;
+    // Judged again, this would begin a flow that the stack has answers to.
+    let there = Tuple::new(plan::outside(family), plan::pod(1, 1, family), TCP);
+    let bytes = frame::build([2; 6], plan::pod_mac(1, 1), &there, 63, b"hi");
+    let interface = plan::pod_interface(1);
+    let out = run_marked(&host, Hook::ToPod, interface, &bytes, mark::FORWARDED);
+    out.went(Action::Pass, 0, "");
+    assert_eq!(out.bytes, bytes);
+    assert_eq!(host.pending.is_empty(), netkit_pods == 1);
+    // Nobody else's mark will do.
+    run_marked(&host, Hook::ToPod, interface, &bytes, !mark::MASK);
+    assert!(!host.pending.is_empty());
 }
 
 #[rstest]

@@ -101,8 +101,9 @@ settings! {
     seed: u32,
     /// Events told in a second at most, of each drop reason on each CPU; zero: none.
     events_per_s: u32,
-    /// Zero.
-    reserved_word: u32,
+    /// One: there may be pods on netkit pairs, whose frames `from_pod` sees before they are
+    /// received: `bpf_redirect_peer` does not work there. Zero: all pods are on veth pairs.
+    netkit_pods: u32,
     /// This node's IPv4 gateway address, or none.
     gateway_v4: Addr,
     /// This node's IPv6 gateway address, or none.
@@ -151,7 +152,7 @@ impl Config {
         decap_flags: 1,
         seed: 0,
         events_per_s: 100,
-        reserved_word: 0,
+        netkit_pods: 0,
         gateway_v4: Addr::NONE,
         gateway_v6: Addr::NONE,
         answers_per_s: 100,

@@ -18,7 +18,7 @@ pub struct Endpoint {
     pub ipv4: Addr,
     /// IPv6 address, or none.
     pub ipv6: Addr,
-    /// Interface of the host's side of the pod's veth; zero in a free slot.
+    /// Interface of the host's side of the pod's pair; zero in a free slot.
     pub interface: u32,
     /// Changes with anything that flows of this endpoint were judged under; never repeats.
     pub generation: u32,

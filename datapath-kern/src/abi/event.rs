@@ -165,10 +165,10 @@ macro_rules! hooks {
 }
 
 hooks! {
-    /// tcx ingress of the host's side of a pod's veth.
+    /// tcx ingress of the host's side of a pod's veth, or the pod's end of its netkit pair.
     #[default]
     FromPod = 1, "from_pod";
-    /// tcx egress of the host's side of a pod's veth.
+    /// tcx egress of the host's side of a pod's pair.
     ToPod = 2, "to_pod";
     /// tcx ingress of an uplink.
     FromUplink = 3, "from_uplink";

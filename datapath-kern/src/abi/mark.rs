@@ -6,7 +6,7 @@
 /// The bits that are ours.
 pub const MASK: u32 = 0x0000_0e00;
 
-/// Judged and forwarded by us: the egress hooks leave the packet alone.
+/// Judged and forwarded by us: the egress hooks, of uplinks and of pods, leave the packet alone.
 pub const FORWARDED: u32 = 0x0000_0200;
 
 /// Handed to this node's stack by us.

@@ -25,7 +25,7 @@ pub const MAX_NEXT_HOPS: u32 = CLAIMED_BASE + CLAIMED;
 pub struct NextHop {
     /// The neighbour: gateway, or destination on the link.
     pub gateway: Addr,
-    /// Interface to leave by; for a pod the host's side of its veth.
+    /// Interface to leave by; for a pod the host's side of its pair.
     pub interface: u32,
     /// When the kernel was last asked; seconds on `CLOCK_MONOTONIC`.
     pub refreshed_s: u32,

@@ -103,7 +103,7 @@ pub fn pod_identity(node: u8, number: u8) -> u32 {
     identity::FIRST_ALLOCATED + u32::from(node) * 256 + u32::from(number)
 }
 
-/// Interface of the host's side of a pod's veth.
+/// Interface of the host's side of a pod's pair.
 #[must_use]
 pub fn pod_interface(number: u8) -> u32 {
     POD_INTERFACES + u32::from(number)

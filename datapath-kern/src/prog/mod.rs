@@ -9,6 +9,8 @@ use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::bindings::tcx_action_base::TCX_DROP;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
+use datapath_kern::abi::config::Settings;
+use datapath_kern::abi::event::Hook;
 use datapath_kern::pipeline;
 
 use self::env::Kernel;
@@ -25,16 +27,18 @@ macro_rules! hooks {
             let Some(work) = maps::WORK.get_ptr_mut(0).map(|work| unsafe { &mut *work }) else {
                 return TCX_DROP;
             };
-            let verdict = pipeline::$hook(&Kernel::new(skb), &mut pkt, work);
-            skb::act(&pkt, verdict, &work.hop.gateway)
+            let env = Kernel::new(skb);
+            let verdict = pipeline::$hook(&env, &mut pkt, work);
+            let received = env.netkit_pods() == 0 || work.hook != Hook::FromPod;
+            skb::act(&mut pkt, verdict, &work.hop.gateway, received)
         })*
     };
 }
 
 hooks! {
-    /// tcx ingress of the host's side of a pod's veth.
+    /// tcx ingress of the host's side of a pod's veth, or the pod's end of its netkit pair.
     from_pod;
-    /// tcx egress of the host's side of a pod's veth.
+    /// tcx egress of the host's side of a pod's pair.
     to_pod;
     /// tcx ingress of an uplink.
     from_uplink;

@@ -17,6 +17,7 @@ use aya_ebpf::helpers::generated::{
 };
 use datapath_kern::abi::addr::Addr;
 use datapath_kern::abi::config::Settings;
+use datapath_kern::abi::mark;
 use datapath_kern::packet::{
     ChecksumCovers, ETHERNET_LEN, Family, MAX_L4_OFFSET, MAX_OFFSET, MAX_SUM_LEN, Packet, Wrapped,
 };
@@ -512,14 +513,16 @@ unsafe fn copy_words<T>(from: *const u8, to: *mut u8) {
 }
 
 /// Has the kernel do what was decided: the program's return code. `gateway` is the neighbour for
-/// verdicts that leave resolving it to the kernel.
+/// verdicts that leave resolving it to the kernel; `received` says that the packet is on its way in,
+/// at tcx ingress.
 #[inline(always)]
-pub(super) fn act(pkt: &Skb, verdict: Verdict, gateway: &Addr) -> i32 {
+pub(super) fn act(pkt: &mut Skb, verdict: Verdict, gateway: &Addr, received: bool) -> i32 {
     let Verdict { action, interface } = verdict;
     match action {
         Action::Pass => TCX_NEXT,
         Action::Drop | Action::Consumed => TCX_DROP,
-        Action::IntoPod => into_pod(pkt, interface),
+        Action::IntoPod if received => into_pod(pkt, interface),
+        Action::IntoPod => send_to_pod(pkt, interface),
         // SAFETY: a helper that takes numbers.
         Action::Out => (unsafe { bpf_redirect(interface, 0) }) as i32,
         Action::OutToNeighbour => to_neighbour(interface, gateway),
@@ -538,6 +541,16 @@ fn into_pod(pkt: &Skb, interface: u32) -> i32 {
         }
         bpf_redirect_peer(interface, 0) as i32
     }
+}
+
+/// To the pod by way of its interface's queue, where the packet is not received yet: there
+/// `bpf_redirect_peer` would drop it (`skb_do_redirect`, net/core/filter.c). `to_pod` goes by the
+/// mark, which the pair then clears.
+#[inline(always)]
+fn send_to_pod(pkt: &mut Skb, interface: u32) -> i32 {
+    pkt.set_mark(mark::with(pkt.mark(), mark::FORWARDED));
+    // SAFETY: a helper that takes numbers.
+    (unsafe { bpf_redirect(interface, 0) }) as i32
 }
 
 /// Out of an interface, by way of the kernel's neighbour table.
