@@ -43,6 +43,9 @@ pub struct Config {
     /// with another setting, interfaces have no program for a moment.
     #[serde(default)]
     pub attach: Attach,
+    /// What the interfaces of new pods are. Pods keep those that they have.
+    #[serde(default)]
+    pub pod_device: PodDevice,
     /// How pods of other nodes are reached.
     #[serde(default)]
     pub tunnel: Tunnel,
@@ -116,6 +119,22 @@ pub enum Attach {
     /// As direct-action filters of a `clsact` queueing discipline, with priority 219 and handle 1:
     /// others' filters with a lower priority number come before, and those with a higher one behind.
     Clsact,
+}
+
+/// What pods' interfaces are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PodDevice {
+    /// netkit where the kernel has it and programs are attached by tcx links, else veth.
+    #[default]
+    Auto,
+    /// An end of a veth pair.
+    Veth,
+    /// An end of a netkit pair (Linux 6.10, built with `CONFIG_NETKIT`): what a pod sends is judged
+    /// before it leaves the pod, and dropped while no program judges it. Who sends what is dropped
+    /// may see it (`ENOBUFS`). Others' programs at tcx ingress of the host's end, and captures
+    /// there, do not see what the datapath redirects.
+    Netkit,
 }
 
 /// How pods of other nodes are reached.
@@ -227,6 +246,7 @@ impl Config {
             gateways: Vec::new(),
             pod_cidrs: Vec::new(),
             attach: Attach::default(),
+            pod_device: PodDevice::default(),
             tunnel: Tunnel::default(),
             underlay: Vec::new(),
             masquerade: true,

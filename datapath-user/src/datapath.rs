@@ -247,6 +247,8 @@ impl Datapath {
                 tunnel_why: "as configured".to_owned(),
                 udp_segmentation: node.watch.udp.name().to_owned(),
                 udp_segmentation_why: node.watch.udp.why(),
+                pod_device: node.pairs.pair.name().to_owned(),
+                pod_device_why: node.pairs.why.to_owned(),
                 uplinks: node.uplinks.clone(),
                 gateways: config.gateways.clone(),
                 gateway_mac: naming::display_mac(node.gateway.mac),

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::Config;
 use crate::error::Error;
 use crate::naming;
+use crate::pair::Pair;
 use crate::settle;
 
 /// The calling thread's namespace.
@@ -155,9 +156,10 @@ pub struct EndpointView {
     pub identity: u32,
 }
 
-/// An endpoint's veth pair.
+/// An endpoint's pair of interfaces.
 #[derive(Clone, Debug)]
 pub(crate) struct Wire {
+    pub(crate) pair: Pair,
     pub(crate) host_interface: String,
     pub(crate) host_index: u32,
     pub(crate) mac: Mac,
@@ -173,6 +175,7 @@ pub(crate) struct Wire {
 /// [`Error::Network`].
 pub(crate) fn wire(
     node: &Netlink,
+    pair: Pair,
     spec: &EndpointSpec,
     gateway_mac: Mac,
     device_mtu_bytes: u32,
@@ -190,7 +193,11 @@ pub(crate) fn wire(
         netns: Some(&spec.netns),
         ..VethEnd::new(&spec.interface)
     };
-    let link = node.add_veth(near, far).map_err(Error::network(&spec.id))?;
+    let link = match pair {
+        Pair::Veth => node.add_veth(near, far),
+        Pair::Netkit => node.add_netkit(near, far),
+    };
+    let link = link.map_err(Error::network(&spec.id))?;
     let named = node
         .set_alias(link.index, &spec.id)
         .and_then(|()| node.set_no_addrgen(link.index));
@@ -200,6 +207,7 @@ pub(crate) fn wire(
         return Err(Error::network(&spec.id)(error));
     }
     Ok(Wire {
+        pair,
         host_interface,
         host_index: link.index,
         mac,

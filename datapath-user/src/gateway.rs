@@ -29,7 +29,7 @@ pub(crate) struct Gateway {
     pub(crate) mac: Mac,
 }
 
-/// Ethernet address of the gateway: also of the host's side of every pod's veth, so that what is
+/// Ethernet address of the gateway: also of the host's side of every pod's pair, so that what is
 /// sent to the gateway counts as sent to the interface it arrives on.
 pub(crate) fn mac(gateways: &[IpAddr]) -> Mac {
     naming::mac(

@@ -148,8 +148,8 @@ fn check_maps(directory: &Path, config: &Config, object: &[u8]) -> Result<(), Er
     Ok(())
 }
 
-/// Whether the pinned links are tcx links, or programs attached as filters, under names that we
-/// give.
+/// Whether the pinned links are tcx or netkit links, or programs attached as filters, under names
+/// that we give.
 fn check_links(directory: &Path) -> Result<(), Error> {
     for name in names(directory)? {
         let path = directory.join(&name);
@@ -162,7 +162,7 @@ fn check_links(directory: &Path) -> Result<(), Error> {
         let kind = PinnedLink::from_pin(&path)
             .map(aya::programs::links::FdLink::from)
             .and_then(|link| link.info()?.link_type());
-        if !named || !matches!(kind, Ok(LinkType::Tcx)) {
+        if !named || !matches!(kind, Ok(LinkType::Tcx | LinkType::Netkit)) {
             return Err(Error::Foreign { path });
         }
     }

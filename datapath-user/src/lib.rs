@@ -37,7 +37,7 @@
 //! that may. The packets themselves need nobody: they are handled in the kernel, whatever this
 //! process does.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)] // `netkit` calls bpf(2) for what aya does not know.
 
 mod adoption;
 mod bpffs;
@@ -57,9 +57,11 @@ mod journal;
 mod maps;
 mod metrics;
 mod naming;
+mod netkit;
 mod node;
 mod object;
 pub mod objects;
+mod pair;
 mod peer;
 mod probe;
 mod programs;
@@ -71,7 +73,7 @@ mod uplink;
 
 pub use adoption::Adoption;
 pub use changes::{Change, Changes};
-pub use config::{Attach, Config, IdentityFrom, PortRange, Timeouts, Tunnel};
+pub use config::{Attach, Config, IdentityFrom, PodDevice, PortRange, Timeouts, Tunnel};
 pub use datapath::Datapath;
 pub use endpoint::{EndpointSpec, EndpointView};
 pub use error::Error;

@@ -21,7 +21,7 @@ pub(crate) fn mac(kind: &str, name: &str) -> Mac {
     [0x02, a, b, c, d, e]
 }
 
-/// Name of the host's side of an endpoint's veth: `dp` and eleven hexadecimal digits.
+/// Name of the host's side of an endpoint's pair: `dp` and eleven hexadecimal digits.
 pub(crate) fn host_interface(id: &str) -> String {
     format!("dp{:011x}", digest(id) & 0x0fff_ffff_ffff)
 }

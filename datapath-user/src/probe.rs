@@ -23,6 +23,10 @@ const BTF: &str = "/sys/kernel/btf/vmlinux";
 /// names all that it knows. The version alone does not tell: `BPF_F_IPV6` came in 6.16, as a fix,
 /// and was carried back to releases as old as 6.1.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "they are independent abilities of a kernel"
+)]
 pub struct Kernel {
     /// As `uname -r` says.
     pub release: String,
@@ -36,6 +40,8 @@ pub struct Kernel {
     /// packets (`CHECKSUM_COMPLETE`) disagrees with an IPv6 packet whose address was changed, and
     /// the kernel has to sum it up again.
     pub checksum_v6: bool,
+    /// There are netkit pairs that take Ethernet addresses (`CONFIG_NETKIT`, Linux 6.10).
+    pub netkit: bool,
 }
 
 impl Kernel {
@@ -65,16 +71,17 @@ impl Kernel {
                 what: "the datapath needs 5.10 or later",
             });
         }
-        let (decap_flags, checksum_v6) = match fs::read(BTF) {
-            Ok(btf) => flags_named_in(strings(&btf)),
+        let (decap_flags, checksum_v6, netkit) = match fs::read(BTF) {
+            Ok(btf) => named_in(strings(&btf)),
             // Built without CONFIG_DEBUG_INFO_BTF.
-            Err(_) => (version >= (6, 3), version >= (6, 16)),
+            Err(_) => (version >= (6, 3), version >= (6, 16), false),
         };
         Ok(Self {
             // Every namespace has this interface. A kernel without tcx does not know the question.
             tcx: SchedClassifier::query_tcx("lo", TcAttachType::Ingress).is_ok(),
             decap_flags,
             checksum_v6,
+            netkit,
             release,
         })
     }
@@ -102,10 +109,16 @@ impl Kernel {
     }
 }
 
-/// Whether there are decap flags, and `BPF_F_IPV6`; `names` end in zero bytes.
-fn flags_named_in(names: &str) -> (bool, bool) {
+/// Whether there are decap flags, `BPF_F_IPV6` and netkit; `names` end in zero bytes.
+///
+/// netkit is never a module. What sets its Ethernet address came in 6.10, and in 6.9 it refuses one.
+fn named_in(names: &str) -> (bool, bool, bool) {
     let has = |name: &str| names.contains(&format!("\0{name}\0"));
-    (has("BPF_F_ADJ_ROOM_DECAP_L3_IPV4"), has("BPF_F_IPV6"))
+    (
+        has("BPF_F_ADJ_ROOM_DECAP_L3_IPV4"),
+        has("BPF_F_IPV6"),
+        has("netkit_set_macaddr"),
+    )
 }
 
 /// The names in type information: a header of `magic: u16, version: u8, flags: u8, hdr_len,
@@ -168,11 +181,11 @@ mod tests {
 
     #[test]
     fn flags_are_found_by_their_whole_name() {
-        let names = b"\0BPF_F_IPV6\0BPF_F_ADJ_ROOM_DECAP_L3_IPV4_X\0";
+        let names = b"\0BPF_F_IPV6\0BPF_F_ADJ_ROOM_DECAP_L3_IPV4_X\0netkit_set_macaddr\0";
         let fields = [24, 0, 4, 4, u32::try_from(names.len()).unwrap()];
         let header = fields.map(u32::to_ne_bytes).concat();
         let btf = [&[0x9f, 0xeb, 1, 0], &header[..], b"type", &names[..]].concat();
-        assert_eq!(flags_named_in(strings(&btf)), (false, true));
+        assert_eq!(named_in(strings(&btf)), (false, true, true));
         for length in 0..btf.len() {
             assert_eq!(strings(&btf[..length]), "");
         }

@@ -1,5 +1,5 @@
-//! The programs: loaded once, attached by pinned tcx links, which outlive the process, or as filters
-//! where there is no tcx.
+//! The programs: loaded once, attached by pinned tcx and netkit links, which outlive the process, or
+//! as filters where there is no tcx.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -24,6 +24,7 @@ use crate::events::RING;
 use crate::journal::Journal;
 use crate::maps::PINNED;
 use crate::naming::digest;
+use crate::netkit;
 use crate::object::{PROGRAMS, SETTINGS};
 
 /// Lines of a verifier log that are shown: its end has the reason.
@@ -56,6 +57,21 @@ pub(crate) struct LinkChanges {
     pub(crate) replaced: usize,
     pub(crate) attached: usize,
     pub(crate) removed: usize,
+}
+
+/// Where at an interface a program is attached.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Place {
+    /// What comes in, or what goes out.
+    Tc(TcAttachType),
+    /// What the far end of a netkit pair sends, whose near end the interface is.
+    NetkitPeer,
+}
+
+impl From<TcAttachType> for Place {
+    fn from(side: TcAttachType) -> Self {
+        Self::Tc(side)
+    }
 }
 
 /// A program on an interface, on record by a pin.
@@ -166,7 +182,7 @@ impl Programs {
         &mut self,
         name: &'static str,
         interface: &str,
-        side: TcAttachType,
+        place: impl Into<Place>,
     ) -> Result<(), Error> {
         let failed = |source: BoxedError| Error::Attach {
             program: name,
@@ -176,7 +192,8 @@ impl Programs {
         let index = if_nametoindex(interface).map_err(|errno| failed(errno.into()))?;
         // Numbers are not used again while a namespace lives, names are.
         let path = self.directory.join(format!("{name}-{index}"));
-        if path.exists() && clsact::is_pin(&path) == self.tcx {
+        let place = place.into();
+        if matches!(place, Place::Tc(_)) && path.exists() && clsact::is_pin(&path) == self.tcx {
             // The setting that says how was changed.
             unpin(&path)?;
             self.changes.removed += 1;
@@ -185,14 +202,17 @@ impl Programs {
             Source::Loaded(ebpf) => program(ebpf, name)?,
             Source::Pinned(programs) => programs.get_mut(name).ok_or_else(|| missing(name))?,
         };
-        let (replaced, link) = if !self.tcx {
-            (clsact::attach(program, side, &path).map_err(failed)?, None)
-        } else if let Some(link) = replace(program, &path).map_err(failed)? {
-            (true, Some(link))
-        } else {
-            let link = attach_new(program, interface, side, &path).map_err(failed)?;
-            (false, Some(link))
-        };
+        let (replaced, link) = match place {
+            Place::NetkitPeer => {
+                netkit::attach(program, index, &path).map(|(replaced, link)| (replaced, Some(link)))
+            }
+            Place::Tc(side) if !self.tcx => {
+                clsact::attach(program, side, &path).map(|replaced| (replaced, None))
+            }
+            Place::Tc(side) => attach_tcx(program, interface, side, &path)
+                .map(|(replaced, link)| (replaced, Some(link))),
+        }
+        .map_err(failed)?;
         if replaced {
             self.changes.replaced += 1;
         } else {
@@ -288,7 +308,22 @@ fn pinned(directory: &Path) -> Option<BTreeMap<&'static str, SchedClassifier>> {
     PROGRAMS.into_iter().map(open).collect()
 }
 
-type BoxedError = Box<dyn std::error::Error + Send + Sync>;
+/// What attaching fails with.
+pub(crate) type BoxedError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Attaches a program by a pinned tcx link: by the one that is there, else by a new one. Says
+/// whether there was one.
+fn attach_tcx(
+    program: &mut SchedClassifier,
+    interface: &str,
+    side: TcAttachType,
+    path: &Path,
+) -> Result<(bool, FdLink), BoxedError> {
+    match replace(program, path)? {
+        Some(link) => Ok((true, link)),
+        None => Ok((false, attach_new(program, interface, side, path)?)),
+    }
+}
 
 /// Puts a program in the place of the one that a pinned link has; `None` where there is no link,
 /// or its interface is gone: such a pin is removed.

@@ -16,6 +16,7 @@ use crate::gateway;
 use crate::inventory;
 use crate::journal::{self, Journal};
 use crate::naming;
+use crate::pair::Pair;
 
 /// What [`cleanup`] removed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -181,7 +182,7 @@ fn interfaces(netlink: &Netlink, recorded: &BTreeSet<String>) -> Result<Vec<Stri
 /// Whether an interface is the host's side of an endpoint's pair: its name follows from its alias.
 pub(crate) fn is_of_a_pod(link: &Link) -> bool {
     let named = |id: &String| naming::host_interface(id) == link.name;
-    link.kind.as_deref() == Some("veth") && link.alias.as_ref().is_some_and(named)
+    Pair::of_kind(link.kind.as_deref()).is_some() && link.alias.as_ref().is_some_and(named)
 }
 
 /// The names of the host's sides of the endpoints on record, as far as they can be read. A pair that

@@ -27,6 +27,12 @@ pub struct Status {
     /// Why that one.
     #[serde(default)]
     pub udp_segmentation_why: String,
+    /// What the interfaces of new pods are ends of: a pair of kind `veth` or `netkit`.
+    #[serde(default)]
+    pub pod_device: String,
+    /// Why that kind.
+    #[serde(default)]
+    pub pod_device_why: String,
     /// The uplinks.
     pub uplinks: Vec<UplinkView>,
     /// The pods' gateway addresses.

@@ -15,7 +15,7 @@ use datapath_kern::abi::tunnel::Peer;
 use datapath_tunnel::netlink::{Address, Route};
 use ipnet::IpNet;
 
-use super::{Node, Site, address_or_none, prefixes, settings};
+use super::{Node, Site, address_or_none, prefixes};
 use crate::adoption::Adoption;
 use crate::bpffs::Pins;
 use crate::config::{Config, Tunnel};
@@ -77,7 +77,7 @@ impl Node {
     /// Puts new programs in the place of the old ones, which run until these have been found good.
     fn replace_programs(&mut self, config: &Config, adoption: &mut Adoption) -> Result<(), Error> {
         let seed = self.journal.state().seed;
-        let settings = settings::of(config, &self.kernel, &self.gateway, &self.uplinks, seed);
+        let settings = self.settings(config, seed);
         let Self {
             programs,
             pins,
@@ -92,7 +92,7 @@ impl Node {
             .map(|local| local.wire.clone())
             .collect();
         for wire in &pods {
-            self.attach_pod(&wire.host_interface)?;
+            self.attach_pod(wire)?;
             self.netlink
                 .set_up(wire.host_index, true)
                 .map_err(Error::network(&wire.host_interface))?;

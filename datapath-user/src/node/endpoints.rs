@@ -17,6 +17,8 @@ use crate::flows;
 use crate::journal;
 use crate::maps::gone;
 use crate::naming;
+use crate::pair::Pair;
+use crate::programs::Place;
 use crate::uplink;
 
 /// An endpoint and what was made for it.
@@ -58,6 +60,7 @@ impl Node {
             .put(End::endpoint(slot), &record_of(spec, phase::PARTIAL))?;
         let made = endpoint::wire(
             &self.netlink,
+            self.pairs.pair,
             spec,
             self.gateway.mac,
             uplink::device_mtu_bytes(&self.uplinks),
@@ -141,7 +144,7 @@ impl Node {
             };
             self.maps.set_prefix(IpNet::from(address), entry)?;
         }
-        self.attach_pod(&wire.host_interface)?;
+        self.attach_pod(wire)?;
         self.netlink
             .set_up(wire.host_index, true)
             .map_err(Error::network(&wire.host_interface))?;
@@ -153,11 +156,15 @@ impl Node {
             .put(End::endpoint(slot), &record_of(spec, phase::WHOLE))
     }
 
-    pub(super) fn attach_pod(&mut self, host_interface: &str) -> Result<(), Error> {
+    pub(super) fn attach_pod(&mut self, wire: &Wire) -> Result<(), Error> {
+        let interface = &wire.host_interface;
+        let from_pod = match wire.pair {
+            Pair::Veth => Place::Tc(TcAttachType::Ingress),
+            Pair::Netkit => Place::NetkitPeer,
+        };
+        self.programs.attach("from_pod", interface, from_pod)?;
         self.programs
-            .attach("from_pod", host_interface, TcAttachType::Ingress)?;
-        self.programs
-            .attach("to_pod", host_interface, TcAttachType::Egress)
+            .attach("to_pod", interface, TcAttachType::Egress)
     }
 
     pub(crate) fn remove_endpoint(&mut self, id: &str) -> Result<(), Error> {

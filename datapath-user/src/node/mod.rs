@@ -16,6 +16,7 @@ use std::path::PathBuf;
 
 use aya::programs::TcAttachType;
 use datapath_kern::abi::addr::Addr;
+use datapath_kern::abi::config::Config as Settings;
 use datapath_kern::abi::endpoint::{Endpoint, identity};
 use datapath_kern::abi::nexthop::NextHop;
 use datapath_kern::abi::state::{flags, phase};
@@ -39,6 +40,7 @@ use crate::journal::Journal;
 use crate::maps::Maps;
 use crate::naming;
 use crate::object;
+use crate::pair::{self, Pair};
 use crate::probe::Kernel;
 use crate::programs::Programs;
 use crate::remains;
@@ -51,6 +53,7 @@ pub(crate) struct Node {
     pub(crate) gateway: Gateway,
     pub(crate) uplinks: Vec<UplinkView>,
     pub(crate) mtu: PodMtu,
+    pub(crate) pairs: pair::Choice,
     pub(crate) endpoints: ByName<Local>,
     pub(crate) peers: ByName<Remote>,
     /// What was taken over, if anything was.
@@ -70,12 +73,14 @@ struct Site {
     addresses: Vec<Address>,
     uplinks: Vec<UplinkView>,
     mtu: PodMtu,
+    pairs: pair::Choice,
     object: Cow<'static, [u8]>,
 }
 
 impl Site {
     fn look(config: &Config) -> Result<Self, Error> {
         let kernel = Kernel::probe()?.attaching(config.attach)?;
+        let pairs = pair::Choice::of(config.pod_device, &kernel)?;
         let object = object::read(config.object.as_deref())?;
         let netlink = Netlink::open().map_err(Error::network("this namespace"))?;
         let addresses = netlink
@@ -89,6 +94,7 @@ impl Site {
             addresses,
             uplinks,
             mtu,
+            pairs,
             object,
         })
     }
@@ -148,7 +154,8 @@ impl Node {
         let mtu_bytes = uplink::device_mtu_bytes(&site.uplinks);
         let gateway = Gateway::create(&site.netlink, &config.gateways, mtu_bytes)?;
         let seed = journal.state().seed;
-        let settings = settings::of(config, &site.kernel, &gateway, &site.uplinks, seed);
+        let mut settings = settings::of(config, &site.kernel, &gateway, &site.uplinks, seed);
+        settings.netkit_pods = u32::from(site.pairs.pair == Pair::Netkit);
         let object = mem::take(&mut site.object);
         let mut programs = Programs::new(pins, site.kernel.tcx, object);
         programs.load(config, &settings, pins, &mut journal)?;
@@ -170,6 +177,7 @@ impl Node {
             gateway,
             uplinks: site.uplinks,
             mtu: site.mtu,
+            pairs: site.pairs,
             endpoints: ByName::new(),
             peers: ByName::new(),
             adoption: None,
@@ -239,8 +247,18 @@ impl Node {
     /// Tells settings that flows were judged under from others.
     fn settings_digest(&self, config: &Config) -> u64 {
         let seed = self.journal.state().seed;
+        naming::digest(format!("{:?}", self.settings(config, seed)))
+    }
+
+    /// The settings of a load, with the pods that there are.
+    fn settings(&self, config: &Config, seed: u32) -> Settings {
+        let mut pods = self.endpoints.values().map(|local| local.wire.pair);
+        let netkit = self.pairs.pair == Pair::Netkit || pods.any(|pair| pair == Pair::Netkit);
         let settings = settings::of(config, &self.kernel, &self.gateway, &self.uplinks, seed);
-        naming::digest(format!("{settings:?}"))
+        Settings {
+            netkit_pods: netkit.into(),
+            ..settings
+        }
     }
 
     fn add_route(&self, config: &Config, pods: IpNet) -> Result<(), Error> {

@@ -20,6 +20,7 @@ use crate::error::Error;
 use crate::journal;
 use crate::maps::gone;
 use crate::naming;
+use crate::pair::Pair;
 use crate::peer::PeerSpec;
 use crate::remains;
 use crate::uplink::{self, UplinkView};
@@ -254,10 +255,14 @@ impl Node {
 fn recover(end: End, record: &Record, entry: &Endpoint, links: &[Link]) -> Local {
     let id = journal::name(record);
     let host_interface = naming::host_interface(&id);
-    let is_it = |link: &&Link| link.name == host_interface && link.kind.as_deref() == Some("veth");
-    let link = links.iter().find(is_it);
+    let found = links.iter().find_map(|link| {
+        let pair = Pair::of_kind(link.kind.as_deref())?;
+        (link.name == host_interface).then_some((pair, link.index))
+    });
+    let (pair, host_index) = found.unwrap_or((Pair::Veth, 0));
     let wire = Wire {
-        host_index: link.map_or(0, |link| link.index),
+        pair,
+        host_index,
         host_interface,
         mac: entry.mac,
     };
