@@ -5,6 +5,7 @@
 
 mod cards;
 mod load;
+mod pods;
 mod report;
 
 use std::time::Instant;
@@ -63,6 +64,7 @@ pub fn check(cards: bool, mut tell: impl FnMut(&str)) -> Result<Report> {
         tell(&format!("lab with tunnels over {tunnel}"));
         let fabric = Fabric::build_with(plan(UplinkKind::Plain)?, &cables()?)?;
         paths_of(
+            &kernel,
             fabric,
             tunnel,
             &format!("tunnel {tunnel}"),
@@ -75,7 +77,7 @@ pub fn check(cards: bool, mut tell: impl FnMut(&str)) -> Result<Report> {
         if !cards && report.is_fact(name, YES) {
             tell(&format!("lab with a {name} as uplink"));
             let fabric = Fabric::build(plan(kind)?)?;
-            paths_of(fabric, Family::Ipv4, name, &mut report, &mut tell)?;
+            paths_of(&kernel, fabric, Family::Ipv4, name, &mut report, &mut tell)?;
         }
     }
     report.seconds = start.elapsed().as_secs();
@@ -94,13 +96,22 @@ fn plan(uplink: UplinkKind) -> Result<Plan> {
 
 /// Runs every path of a lab, which goes after that.
 fn paths_of(
+    kernel: &Kernel,
     fabric: Fabric,
     tunnel: Family,
     label: &str,
     report: &mut Report,
     tell: &mut impl FnMut(&str),
 ) -> Result<()> {
-    let datapaths = InProcess::start(&fabric, tunnel)?;
+    let mut datapaths = InProcess::start(&fabric, tunnel)?;
+    let device = pods::device(kernel);
+    let found = pods::are_by(device, &fabric)?;
+    report.add(&format!("{label}: pods by {device}"), found, tell);
+    // Not always: the programs of the first process are to carry everything too.
+    if tunnel == Family::Ipv6 {
+        let found = pods::change_hands(&mut datapaths)?;
+        report.add(&format!("{label}: programs replaced"), found, tell);
+    }
     let site = datapaths.site(&fabric, tunnel);
     paths::run(&site, &datapaths, |check| {
         let line = line(label, check);
@@ -129,7 +140,8 @@ fn facts(kernel: &Kernel, report: &mut Report) -> Result<()> {
     report.fact("geneve device", word(geneve.is_ok()));
     for kind in ["vlan", "bond", "netkit"] {
         let there = probe.netlink_result(netlink.has_kind(kind, "probe0"))?;
-        report.fact(kind, word(there));
+        let used = pods::device(kernel) == kind;
+        report.fact(kind, if used { "used" } else { word(there) });
     }
     Ok(())
 }

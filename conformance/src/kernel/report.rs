@@ -62,6 +62,18 @@ impl Report {
             .any(|(known, found)| known == name && found == value)
     }
 
+    /// Adds a check, which failed if there is something `wrong`, and tells of it.
+    pub(super) fn add(&mut self, what: &str, wrong: Option<String>, tell: &mut impl FnMut(&str)) {
+        if let Some(wrong) = wrong {
+            let line = format!("{what}: FAILED: {wrong}");
+            tell(&line);
+            self.failures.push(line);
+        } else {
+            tell(&format!("{what}: ok"));
+            self.passed += 1;
+        }
+    }
+
     /// Whether checks were made and all passed.
     #[must_use]
     pub fn is_good(&self) -> bool {

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use datapath_user::{Config, Datapath, EndpointSpec, FlowView, PeerSpec, RemotePod};
+use datapath_user::{Adoption, Config, Datapath, EndpointSpec, FlowView, PeerSpec, RemotePod};
 
 use super::site::{NodeView, Site};
 use crate::{
@@ -121,6 +121,17 @@ impl InProcess {
         self.running(node)?.inside(work)
     }
 
+    /// Has every datapath end as its process would, and another one take it over with settings
+    /// changed by `adjust`; returns what each says that it took over.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::View`] with what a datapath says.
+    pub fn take_over(&mut self, adjust: impl Fn(&mut Config)) -> Result<Vec<Adoption>> {
+        let nodes = self.nodes.iter_mut();
+        nodes.map(|node| node.take_over(&adjust)).collect()
+    }
+
     /// Removes the datapaths.
     ///
     /// # Errors
@@ -176,6 +187,20 @@ impl Running {
             value: self.name.clone(),
             rule: "it has been stopped",
         })
+    }
+
+    fn take_over(&mut self, adjust: impl Fn(&mut Config)) -> Result<Adoption> {
+        let datapath = self.datapath()?;
+        let mut config = datapath.config().clone();
+        adjust(&mut config);
+        if let Some(datapath) = self.datapath.take() {
+            datapath.leave();
+        }
+        let opened = self.namespace.run(|| Datapath::open(config))?;
+        let datapath = opened.map_err(failed(&self.name))?;
+        let adoption = datapath.adopted().unwrap_or_default();
+        self.datapath = Some(datapath);
+        Ok(adoption)
     }
 
     fn stop(&mut self) -> Result<()> {

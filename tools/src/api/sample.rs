@@ -26,6 +26,8 @@ pub(crate) fn status() -> Status {
             tunnel_why: "as configured".to_owned(),
             udp_segmentation: "stack".to_owned(),
             udp_segmentation_why: "the tunnel cannot carry frames of several datagrams".to_owned(),
+            pod_device: "netkit".to_owned(),
+            pod_device_why: "this kernel has it".to_owned(),
             uplinks: vec![UplinkView {
                 name: "eth0".to_owned(),
                 interface: "eth0".to_owned(),

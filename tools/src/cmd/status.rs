@@ -76,6 +76,10 @@ fn rows(status: &api::Status, socket: String) -> Vec<(&'static str, String)> {
             ),
         ),
         (
+            "pods by",
+            format!("{}: {}", datapath.pod_device, datapath.pod_device_why),
+        ),
+        (
             "UDP GSO",
             format!("by the {}: {}", segmentation.0, segmentation.1),
         ),

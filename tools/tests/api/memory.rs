@@ -67,6 +67,8 @@ impl Node for Memory {
                 tunnel_why: "there is none".to_owned(),
                 udp_segmentation: "interface".to_owned(),
                 udp_segmentation_why: "there is no tunnel".to_owned(),
+                pod_device: "veth".to_owned(),
+                pod_device_why: "there is no kernel".to_owned(),
                 uplinks: Vec::new(),
                 gateways: Vec::new(),
                 gateway_mac: "02:00:00:00:00:00".to_owned(),
