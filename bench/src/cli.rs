@@ -20,7 +20,7 @@ usage: cargo bench -p datapath-bench --bench NAME -- [OPTIONS]
                     busy, or packets were lost, to say
   --rounds N        rounds that have to count (20)
   --warm-up N       rounds before, which do not (2)
-  --packets N       frames of one sample, in family and cpus (200000)
+  --packets N       frames of one sample, in family and cpus (400000)
   --flows N         flows that these are spread over (255)
   --mebibytes N     bytes of one sample of stream, MiB (64)
   --round-trips N   round trips of one sample of pingpong (20000)

@@ -32,7 +32,7 @@ impl Default for Options {
         Self {
             rounds: 20,
             warm_up: 2,
-            packets: 200_000,
+            packets: 400_000,
             flows: 255,
             mebibytes: 64,
             round_trips: 20_000,

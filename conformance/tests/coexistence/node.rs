@@ -15,7 +15,7 @@ use datapath_conformance::{
     topology::{Fabric, Node, NodePlan, Plan},
 };
 use datapath_kern::verdict::DropReason;
-use datapath_user::FlowView;
+use datapath_user::{Config, FlowView};
 
 use crate::util::{OrPanic as _, at, lab_name, patient};
 
@@ -48,7 +48,12 @@ impl Lab {
 
     /// The rest of it.
     pub(crate) fn on(fabric: Fabric) -> Self {
-        let datapaths = InProcess::start(&fabric, Family::Ipv4).or_panic();
+        Self::with(fabric, |_| {})
+    }
+
+    /// As [`Lab::on`], the datapaths' settings changed by `adjust`.
+    pub(crate) fn with(fabric: Fabric, adjust: impl Fn(&mut Config)) -> Self {
+        let datapaths = InProcess::with(&fabric, Family::Ipv4, adjust).or_panic();
         let pods = fabric.nodes().iter().flat_map(Node::pods);
         let node = fabric.node(1).or_panic().namespace();
         let servers = pods
