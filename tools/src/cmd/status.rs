@@ -152,6 +152,7 @@ mod tests {
         tunnel     direct: as configured
         uplink     eth0, MTU 1500: 192.0.2.11, 2001:db8:0:1::11; pods leave behind 192.0.2.11, 2001:db8:0:1::11
         pods       10.244.1.0/24, fd00:10:244:1::/64, MTU 1450
+        pods by    netkit: this kernel has it
         UDP GSO    by the stack: the tunnel cannot carry frames of several datagrams
         network    looked at again 3 times, changes found: 1
         gateway    10.244.1.1, fd00:10:244:1::1 at 02:00:00:00:00:01
