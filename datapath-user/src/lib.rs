@@ -37,9 +37,10 @@
 //! that may. The packets themselves need nobody: they are handled in the kernel, whatever this
 //! process does.
 
-#![deny(unsafe_code)] // `netkit` calls bpf(2) for what aya does not know.
+#![deny(unsafe_code)] // `batch` and `netkit` call bpf(2) for what aya does not know.
 
 mod adoption;
+mod batch;
 mod bpffs;
 mod changes;
 mod clsact;

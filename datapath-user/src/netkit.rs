@@ -5,7 +5,7 @@
 
 #![expect(
     unsafe_code,
-    reason = "bpf(2) is called here, and nowhere else in this crate"
+    reason = "bpf(2) is called here for links that aya does not have"
 )]
 
 use std::ffi::CString;

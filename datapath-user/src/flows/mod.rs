@@ -1,5 +1,6 @@
 //! The flow tables as people read them, and their sweeping.
 
+mod removal;
 mod sweep;
 mod table;
 mod view;

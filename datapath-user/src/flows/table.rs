@@ -3,6 +3,7 @@
 use datapath_kern::abi::flow::{Flow, FlowKey};
 use nix::time::{ClockId, clock_gettime};
 
+use crate::batch::Cursor;
 use crate::error::Error;
 use crate::maps::{FlowTable, Maps};
 
@@ -12,16 +13,17 @@ pub(crate) fn now_s() -> u32 {
     u32::try_from(now).unwrap_or(u32::MAX)
 }
 
-/// All entries of a table. One that changes meanwhile may be missed, or seen twice.
+/// All entries of a table. One that is entered or removed meanwhile may be missed.
 pub(crate) fn entries(
     table: &FlowTable,
     name: &'static str,
 ) -> Result<Vec<(FlowKey, Flow)>, Error> {
-    table
-        .iter()
-        .filter(|entry| !matches!(entry, Err(aya::maps::MapError::KeyNotFound)))
-        .collect::<Result<_, _>>()
-        .map_err(Error::map("read", name))
+    let (mut cursor, mut entries) = (Cursor::new(), Vec::new());
+    while cursor
+        .read(table, &mut entries)
+        .map_err(Error::map("read", name))?
+    {}
+    Ok(entries)
 }
 
 /// One of the tables, with its name.
