@@ -1,5 +1,6 @@
 //! What a datapath is opened with.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -9,6 +10,8 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
+use crate::masquerade::UplinkSpec;
+use crate::masquerade::file::is_mapped;
 
 /// Settings of one node's datapath.
 ///
@@ -31,8 +34,8 @@ pub struct Config {
     /// Directory for pinned maps and links. Where it is not on a BPF file system, one is mounted
     /// there, and unmounted at close.
     pub bpffs: PathBuf,
-    /// Interfaces that lead off the node.
-    pub uplinks: Vec<String>,
+    /// Interfaces that lead off the node, and how pods leave by each.
+    pub uplinks: Vec<UplinkSpec>,
     /// Addresses that pods have as their gateway, one per family at most; they become this node's.
     #[serde(default)]
     pub gateways: Vec<IpAddr>,
@@ -53,12 +56,20 @@ pub struct Config {
     /// uplink.
     #[serde(default)]
     pub underlay: Vec<IpAddr>,
-    /// Whether pods leave the node behind the uplink's address.
+    /// Whether pods leave the node behind an address of its own, by the uplinks that do not say it
+    /// themselves. [`MasqueradeRule`](crate::MasqueradeRule) tells which address.
     #[serde(default = "yes")]
     pub masquerade: bool,
-    /// Prefixes outside that pods reach under their own addresses.
+    /// Prefixes outside that pods reach under their own addresses. Prefixes of pods need not be
+    /// named, and what is named inside of them changes nothing.
     #[serde(default)]
     pub non_masquerade: Vec<IpNet>,
+    /// File with more of them, in the format of ip-masq-agent; see
+    /// [`NonMasquerade::parse`](crate::NonMasquerade::parse). It need not be there, which means its
+    /// defaults. [`Datapath::refresh`](crate::Datapath::refresh) looks at it again, and
+    /// [`Datapath::follow`](crate::Datapath::follow) whenever it changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub non_masquerade_file: Option<PathBuf>,
     /// Where the identity of a tunnelled packet comes from.
     #[serde(default)]
     pub identity_from: IdentityFrom,
@@ -238,7 +249,7 @@ impl Config {
     pub fn new<I, S>(bpffs: impl Into<PathBuf>, uplinks: I) -> Self
     where
         I: IntoIterator<Item = S>,
-        S: Into<String>,
+        S: Into<UplinkSpec>,
     {
         Self {
             bpffs: bpffs.into(),
@@ -251,6 +262,7 @@ impl Config {
             underlay: Vec::new(),
             masquerade: true,
             non_masquerade: Vec::new(),
+            non_masquerade_file: None,
             identity_from: IdentityFrom::default(),
             max_flows: max_flows(),
             max_pending: max_pending(),
@@ -275,12 +287,21 @@ impl Config {
             let value = self.bpffs.display().to_string();
             return wrong("bpffs", value, "must be an absolute path");
         }
-        if let Some(object) = self.object.as_ref().filter(|path| !path.is_absolute()) {
-            let value = object.display().to_string();
-            return wrong("object", value, "must be an absolute path");
+        for (field, path) in [
+            ("object", &self.object),
+            ("non_masquerade_file", &self.non_masquerade_file),
+        ] {
+            if let Some(path) = path.as_ref().filter(|path| !path.is_absolute()) {
+                let value = path.display().to_string();
+                return wrong(field, value, "must be an absolute path");
+            }
         }
-        if self.uplinks.is_empty() {
-            return wrong("uplinks", "[]".into(), "must name at least one interface");
+        self.validate_uplinks()?;
+        for &prefix in &self.non_masquerade {
+            if is_mapped(prefix) {
+                let rule = "must be written as a prefix of IPv4 addresses, which it is";
+                return wrong("non_masquerade", prefix.to_string(), rule);
+            }
         }
         for (field, addresses) in [("gateways", &self.gateways), ("underlay", &self.underlay)] {
             for v4 in [true, false] {
@@ -359,6 +380,27 @@ impl Config {
         Ok(())
     }
 
+    fn validate_uplinks(&self) -> Result<(), Error> {
+        let wrong = |value: String, rule: &'static str| {
+            Err(Error::Setting {
+                field: "uplinks",
+                value,
+                rule,
+            })
+        };
+        if self.uplinks.is_empty() {
+            return wrong("[]".into(), "must name at least one interface");
+        }
+        let mut names = BTreeSet::new();
+        for uplink in &self.uplinks {
+            uplink.validate()?;
+            if !names.insert(&uplink.name) {
+                return wrong(uplink.name.clone(), "must name each interface once");
+            }
+        }
+        Ok(())
+    }
+
     /// The gateway of a family.
     pub(crate) fn gateway(&self, v4: bool) -> Option<IpAddr> {
         self.gateways
@@ -402,6 +444,27 @@ mod tests {
                 "gateways",
                 Config {
                     gateways: vec!["10.9.0.1".parse().unwrap()],
+                    ..good()
+                },
+            ),
+            (
+                "uplinks",
+                Config {
+                    uplinks: vec!["eth0".into(), "eth0".into()],
+                    ..good()
+                },
+            ),
+            (
+                "non_masquerade",
+                Config {
+                    non_masquerade: vec!["::ffff:10.0.0.0/104".parse().unwrap()],
+                    ..good()
+                },
+            ),
+            (
+                "non_masquerade_file",
+                Config {
+                    non_masquerade_file: Some("masq".into()),
                     ..good()
                 },
             ),

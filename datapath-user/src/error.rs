@@ -177,6 +177,16 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// A document that cannot be used.
+    #[error("{}{}: {why}", path.display(), position(*place))]
+    Document {
+        /// Its file.
+        path: PathBuf,
+        /// The line and the column, both counted from 1, where it is one place.
+        place: Option<(u64, u64)>,
+        /// What is wrong there, and what to write instead.
+        why: String,
+    },
     /// There is no BPF file system for the pins, and none could be mounted.
     #[error("mount bpffs on {}: {BPFFS_REMEDY}", path.display())]
     Bpffs {
@@ -345,6 +355,24 @@ impl Error {
         }
     }
 
+    /// A document that does not read.
+    pub(crate) fn document(path: &Path, error: &serde_saphyr::Error) -> Self {
+        let place = error.location().map(|at| (at.line(), at.column()));
+        let mut why = error.without_snippet().to_string();
+        if let Some((line, column)) = place {
+            // It is said in front.
+            let said = format!(" at line {line}, column {column}");
+            why = why.replacen(&said, "", 1);
+            let said = format!("line {line} column {column}: ");
+            why = why.replacen(&said, "", 1);
+        }
+        Self::Document {
+            path: path.to_owned(),
+            place,
+            why,
+        }
+    }
+
     /// A failed network change.
     pub(crate) fn network(object: impl Into<String>) -> impl FnOnce(NetlinkError) -> Self {
         let object = object.into();
@@ -362,6 +390,11 @@ impl Error {
             source: Box::new(source),
         }
     }
+}
+
+/// Writes the place in a document behind the name of its file, as compilers do.
+fn position(place: Option<(u64, u64)>) -> String {
+    place.map_or_else(String::new, |(line, column)| format!(":{line}:{column}"))
 }
 
 /// Names a process, where it is known.

@@ -56,6 +56,7 @@ mod gateway;
 mod inventory;
 mod journal;
 mod maps;
+mod masquerade;
 mod metrics;
 mod naming;
 mod netkit;
@@ -80,6 +81,9 @@ pub use endpoint::{EndpointSpec, EndpointView};
 pub use error::Error;
 pub use events::{EndKind, EventEnd, EventView, Events, TunnelView, UntoldView, drop_reasons};
 pub use flows::{FlowView, NatView, SweepReport};
+pub use masquerade::{
+    Listed, ListedBy, Masquerade, MasqueradeRule, NonMasquerade, NonMasqueradeView, UplinkSpec,
+};
 pub use metrics::MetricView;
 pub use object::{OBJECT, PROGRAMS};
 pub use peer::{PeerSpec, PeerView, RemotePod};

@@ -1,5 +1,6 @@
 //! Uplinks: what leads off the node, and behind which addresses.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
@@ -10,7 +11,10 @@ use datapath_tunnel::netlink::{Address, Link, Netlink, Scope};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Config, Tunnel};
+use crate::datapath::of_family;
 use crate::error::Error;
+use crate::masquerade::rule::Choice;
+use crate::masquerade::{Masquerade, MasqueradeRule};
 
 /// An uplink as it was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,11 +37,31 @@ pub struct UplinkView {
     /// Its addresses, link-local ones left out: configured ones before those that expire, and then
     /// the oldest first.
     pub addresses: Vec<IpAddr>,
-    /// The addresses that pods are masqueraded behind: in each family the one that it was before
-    /// as long as it is there, else the first of `addresses`, so that one more address changes
-    /// nothing for the flows that there are. None where masquerade is off.
+    /// The addresses that pods are masqueraded behind, one per family at most, as
+    /// [`MasqueradeRule`] finds them.
     pub masquerade: Vec<IpAddr>,
+    /// Why each of those, in the same order.
+    #[serde(default)]
+    pub masquerade_rules: Vec<MasqueradeRule>,
+    /// The families, `ipv4` and `ipv6`, in which pods leave under their own addresses, as
+    /// masquerade is off. In one that is neither here nor among `masquerade` they do not leave.
+    #[serde(default)]
+    pub unmasqueraded: Vec<String>,
 }
+
+/// What uplinks are looked at by: the configuration, the node, and what was before.
+pub(crate) struct Look<'a> {
+    pub(crate) netlink: &'a Netlink,
+    pub(crate) config: &'a Config,
+    pub(crate) addresses: &'a [Address],
+    /// The uplinks as they were.
+    pub(crate) before: &'a [UplinkView],
+    /// What each masqueraded pods behind last.
+    pub(crate) behind: &'a Behind,
+}
+
+/// The last address that each uplink has masqueraded pods behind, by name and family (true: IPv4).
+pub(crate) type Behind = BTreeMap<(String, bool), IpAddr>;
 
 /// Whether packets can leave by an uplink.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,13 +107,10 @@ impl UplinkView {
     }
 
     /// What the datapath is told of it.
-    pub(crate) fn entry(&self, config: &Config) -> Entry {
-        let without = if config.masquerade {
-            Entry::NO_ADDRESS
-        } else {
-            Addr::NONE
-        };
+    pub(crate) fn entry(&self) -> Entry {
         let behind = |v4| {
+            let off = self.unmasqueraded.iter().any(|family| family == name_of(v4));
+            let without = if off { Addr::NONE } else { Entry::NO_ADDRESS };
             let found = self
                 .masquerade
                 .iter()
@@ -107,23 +128,42 @@ impl UplinkView {
 ///
 /// # Errors
 ///
-/// [`Error::NotFound`] for one that is not there.
+/// [`Error::NotFound`] for one that is not there, [`Error::Setting`] for an address to masquerade
+/// behind that this node has not got.
 pub(crate) fn find(
     netlink: &Netlink,
     config: &Config,
     addresses: &[Address],
 ) -> Result<Vec<UplinkView>, Error> {
-    let found = look(netlink, config, addresses, &[])?;
-    match found.iter().find(|uplink| !uplink.is_present()) {
-        Some(missing) => Err(Error::NotFound {
+    let found = look(&Look {
+        netlink,
+        config,
+        addresses,
+        before: &[],
+        behind: &Behind::new(),
+    })?;
+    if let Some(missing) = found.iter().find(|uplink| !uplink.is_present()) {
+        return Err(Error::NotFound {
             what: "uplink",
             name: missing.name.clone(),
-        }),
-        None => Ok(found),
+        });
     }
+    let choice = Choice::of(addresses, &[]);
+    for spec in &config.uplinks {
+        let masquerade = spec.masquerade(config.masquerade);
+        if let Some(missing) = masquerade.named().iter().find(|named| !choice.has(**named)) {
+            return Err(Error::Setting {
+                field: "uplinks",
+                value: format!("{{ name = {:?}, masquerade = [{missing}] }}", spec.name),
+                rule: "must name an address that this node has, of global scope and not a \
+                       temporary one: add it to an interface, or name another",
+            });
+        }
+    }
+    Ok(found)
 }
 
-/// Looks at the uplinks that the configuration names, as they were `before`, again.
+/// Looks at the uplinks that the configuration names again.
 ///
 /// An interface is followed by its index as long as there is one, also under another name, and
 /// found by the configured name after that. One that is not there is [`UplinkState::Missing`].
@@ -131,29 +171,32 @@ pub(crate) fn find(
 /// # Errors
 ///
 /// [`Error::Network`].
-pub(crate) fn look(
-    netlink: &Netlink,
-    config: &Config,
-    addresses: &[Address],
-    before: &[UplinkView],
-) -> Result<Vec<UplinkView>, Error> {
+pub(crate) fn look(look: &Look<'_>) -> Result<Vec<UplinkView>, Error> {
+    let Look {
+        netlink,
+        config,
+        before,
+        ..
+    } = look;
     let mut found: Vec<UplinkView> = Vec::new();
     // Those that are still there come first: a name may be another one's former name.
     let mut links = Vec::new();
-    for name in &config.uplinks {
+    for spec in &config.uplinks {
+        let name = &spec.name;
         let known = before.iter().find(|uplink| uplink.name == *name);
         let followed = known.filter(|uplink| uplink.is_present());
         let link = match followed {
             Some(uplink) => netlink.link_by_index(uplink.index),
             None => Ok(None),
         };
-        links.push((name, known, link.map_err(Error::network(name))?));
+        links.push((spec, known, link.map_err(Error::network(name))?));
     }
     let taken: Vec<u32> = links
         .iter()
         .filter_map(|(_, _, link)| Some(link.as_ref()?.index))
         .collect();
-    for (name, known, link) in links {
+    for (spec, known, link) in links {
+        let name = &spec.name;
         let link = match link {
             Some(link) => Some(link),
             None => netlink
@@ -162,31 +205,23 @@ pub(crate) fn look(
                 .filter(|link| !taken.contains(&link.index)),
         };
         found.push(match link {
-            Some(link) => view(name, &link, config, addresses, known),
+            Some(link) => view(name, &link, look.addresses),
             None => UplinkView {
                 name: name.clone(),
                 interface: name.clone(),
-                index: 0,
-                kind: None,
                 state: UplinkState::Missing,
                 mtu_bytes: known.map_or(0, |uplink| uplink.mtu_bytes),
-                addresses: Vec::new(),
-                masquerade: Vec::new(),
+                ..UplinkView::default()
             },
         });
     }
+    choose(look, &mut found)?;
     Ok(found)
 }
 
-/// An uplink whose interface is there.
-fn view(
-    name: &str,
-    link: &Link,
-    config: &Config,
-    addresses: &[Address],
-    before: Option<&UplinkView>,
-) -> UplinkView {
-    let mut uplink = UplinkView {
+/// An uplink whose interface is there, without what pods are masqueraded behind.
+fn view(name: &str, link: &Link, addresses: &[Address]) -> UplinkView {
+    UplinkView {
         name: name.to_owned(),
         interface: link.name.clone(),
         index: link.index,
@@ -198,22 +233,55 @@ fn view(
         },
         mtu_bytes: link.mtu_bytes,
         addresses: oldest_first(link.index, addresses),
-        masquerade: Vec::new(),
-    };
-    if config.masquerade {
-        let former = before.map_or(&[][..], |uplink| &uplink.masquerade);
-        let behind = |v4| {
-            let still =
-                |address: &&IpAddr| address.is_ipv4() == v4 && uplink.addresses.contains(address);
-            former
-                .iter()
-                .find(still)
-                .copied()
-                .or_else(|| uplink.address(v4))
-        };
-        uplink.masquerade = [true, false].into_iter().filter_map(behind).collect();
+        ..UplinkView::default()
     }
-    uplink
+}
+
+/// Chooses what pods are masqueraded behind, for every uplink.
+fn choose(look: &Look<'_>, uplinks: &mut [UplinkView]) -> Result<(), Error> {
+    let specs = &look.config.uplinks;
+    let masquerades: Vec<Masquerade> = specs
+        .iter()
+        .map(|spec| spec.masquerade(look.config.masquerade))
+        .collect();
+    // Nobody else needs the routes, and there may be many.
+    let routes = if masquerades.iter().all(|masquerade| *masquerade == Masquerade::Off) {
+        Vec::new()
+    } else {
+        let failed = Error::network("this namespace");
+        look.netlink.routes().map_err(failed)?
+    };
+    let choice = Choice::of(look.addresses, &routes);
+    let indices: Vec<u32> = uplinks.iter().map(|uplink| uplink.index).collect();
+    for (uplink, masquerade) in uplinks.iter_mut().zip(&masquerades) {
+        let others: Vec<u32> = indices
+            .iter()
+            .copied()
+            .filter(|&index| index != uplink.index)
+            .collect();
+        for v4 in [true, false] {
+            if !masquerade.is_on(v4) {
+                uplink.unmasqueraded.push(name_of(v4).to_owned());
+                continue;
+            }
+            if !uplink.is_present() {
+                continue;
+            }
+            let configured = of_family(masquerade.named(), v4);
+            let former = look.behind.get(&(uplink.name.clone(), v4)).copied();
+            let chosen = choice.choose(v4, uplink.index, &others, configured, former);
+            if let Some((address, rule)) = chosen {
+                uplink.masquerade.push(address);
+                uplink.masquerade_rules.push(rule);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// How a family is called.
+const fn name_of(v4: bool) -> &'static str {
+    if v4 { "ipv4" } else { "ipv6" }
 }
 
 /// The addresses of an interface that are good anywhere, in the order of [`UplinkView::addresses`].

@@ -11,7 +11,7 @@ use aya::maps::{Array, MapData};
 use datapath_kern::abi::addr::Addr;
 use datapath_kern::abi::endpoint::Endpoint;
 use datapath_kern::abi::ipcache::{IpEntry, kind};
-use datapath_kern::abi::tunnel::Peer;
+use datapath_kern::abi::tunnel::{Peer, Uplink};
 use datapath_tunnel::netlink::{Address, Route};
 use ipnet::IpNet;
 
@@ -50,6 +50,7 @@ impl Node {
         node.adopt_tables(config, &mut adoption)?;
         node.adopt_routes(config, &mut adoption)?;
         node.replace_programs(config, &mut adoption)?;
+        node.forget_masqueraded()?;
         adoption.endpoints_kept = node.endpoints.len();
         adoption.peers_kept = node.peers.len();
         adoption.flows_kept = node.maps.flows.keys().count();
@@ -64,9 +65,9 @@ impl Node {
             .netlink
             .addresses()
             .map_err(Error::network("this namespace"))?;
+        self.adopt_uplinks(config, &addresses)?;
         self.begin_watch(config, &addresses);
         self.adopt_host(config)?;
-        self.adopt_uplinks(config)?;
         let known = self.maps.prefixes()?;
         self.adopt_endpoints(config, adoption)?;
         self.adopt_peers(config, &known, adoption)?;
@@ -120,19 +121,32 @@ impl Node {
         Ok(())
     }
 
-    fn adopt_uplinks(&mut self, config: &Config) -> Result<(), Error> {
-        let known = self.maps.uplinks.keys().collect::<Result<Vec<_>, _>>();
-        for index in known.map_err(Error::map("read", "uplinks"))? {
-            if !self.uplinks.iter().any(|uplink| uplink.index == index) {
-                gone(self.maps.uplinks.remove(&index))
-                    .map_err(Error::map("remove from", "uplinks"))?;
+    /// Goes on with the addresses that pods are masqueraded behind, where the rule has it so.
+    fn adopt_uplinks(&mut self, config: &Config, addresses: &[Address]) -> Result<(), Error> {
+        let known = self.maps.uplinks.iter().collect::<Result<BTreeMap<_, _>, _>>();
+        let known = known.map_err(Error::map("read", "uplinks"))?;
+        for uplink in &self.uplinks {
+            let entry = known.get(&uplink.index).copied().unwrap_or_default();
+            for v4 in [true, false] {
+                let behind = entry.masquerade(v4);
+                if !behind.is_none() && behind != Uplink::NO_ADDRESS {
+                    let place = (uplink.name.clone(), v4);
+                    self.watch.behind.insert(place, behind.to_ip());
+                }
             }
         }
+        self.uplinks = self.look_at_uplinks(config, addresses)?;
         for uplink in &self.uplinks {
             self.maps
                 .uplinks
-                .insert(uplink.index, uplink.entry(config), 0)
+                .insert(uplink.index, uplink.entry(), 0)
                 .map_err(Error::map("insert into", "uplinks"))?;
+        }
+        for index in known.keys() {
+            if !self.uplinks.iter().any(|uplink| uplink.index == *index) {
+                gone(self.maps.uplinks.remove(index))
+                    .map_err(Error::map("remove from", "uplinks"))?;
+            }
         }
         Ok(())
     }

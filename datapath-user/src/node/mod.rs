@@ -202,7 +202,7 @@ impl Node {
         for uplink in &self.uplinks {
             self.maps
                 .uplinks
-                .insert(uplink.index, uplink.entry(config), 0)
+                .insert(uplink.index, uplink.entry(), 0)
                 .map_err(Error::map("insert into", "uplinks"))?;
         }
         for (prefix, entry) in prefixes::own(config, addresses) {

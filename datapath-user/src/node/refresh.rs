@@ -4,7 +4,7 @@
 //! kept wherever what they were decided on is still there; the others are removed, and the next
 //! packet decides them anew.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ use crate::error::Error;
 use crate::gateway;
 use crate::maps::gone;
 use crate::segmentation::UdpSegmentation;
-use crate::uplink::{self, UplinkState, UplinkView};
+use crate::uplink::{self, Behind, Look, UplinkState, UplinkView};
 
 /// How long routes may take to come back after an uplink has.
 const SETTLE: Duration = Duration::from_secs(30);
@@ -30,8 +30,7 @@ const SETTLE: Duration = Duration::from_secs(30);
 pub(crate) struct Watch {
     /// The addresses that the ipcache has as this node's.
     pub(super) hosts: BTreeSet<IpAddr>,
-    /// The last address that each uplink has masqueraded pods behind, by family (true: IPv4).
-    behind: BTreeMap<(String, bool), IpAddr>,
+    pub(super) behind: Behind,
     /// Who cuts UDP into datagrams.
     pub(crate) udp: UdpSegmentation,
     /// Refreshes so far.
@@ -40,6 +39,22 @@ pub(crate) struct Watch {
     pub(crate) changes: u64,
     /// When an uplink or an address came back last.
     came_back: Option<Instant>,
+}
+
+impl Watch {
+    /// Remembers what an uplink masquerades pods behind, for when it has no address for a while.
+    pub(super) fn remember(&mut self, uplink: &UplinkView) {
+        for &address in &uplink.masquerade {
+            let place = (uplink.name.clone(), address.is_ipv4());
+            self.behind.insert(place, address);
+        }
+    }
+
+    /// Whether flows behind an address of the node have ended: it has gone, and is none that pods
+    /// would be masqueraded behind again if it came back.
+    pub(super) fn is_over(&self, behind: IpAddr) -> bool {
+        !self.hosts.contains(&behind) && !self.behind.values().any(|&last| last == behind)
+    }
 }
 
 /// What one refresh has found, and what it could not do about it.
@@ -51,8 +66,6 @@ pub(super) struct Outcome {
     pub(super) moved: BTreeSet<IpAddr>,
     /// Indices of interfaces whose next hops must be looked up again.
     stale: BTreeSet<u32>,
-    /// Addresses in whose place others are masqueraded behind.
-    pub(super) replaced: BTreeSet<IpAddr>,
     came_back: bool,
 }
 
@@ -74,9 +87,9 @@ impl Node {
             .netlink
             .addresses()
             .map_err(Error::network("this namespace"))?;
-        let seen = uplink::look(&self.netlink, config, &addresses, &self.uplinks)?;
+        let seen = self.look_at_uplinks(config, &addresses)?;
         let mut outcome = Outcome::default();
-        self.follow_uplinks(config, seen, &mut outcome);
+        self.follow_uplinks(seen, &mut outcome);
         self.follow_addresses(config, &addresses, &mut outcome);
         self.follow_peers(config, &mut outcome);
         self.follow_mtu(config, &mut outcome);
@@ -103,6 +116,9 @@ impl Node {
     /// Remembers what is there when the datapath begins, or is taken over.
     pub(super) fn begin_watch(&mut self, config: &Config, addresses: &[Address]) {
         self.watch.hosts = prefixes::hosts(config, addresses).collect();
+        for uplink in &self.uplinks {
+            self.watch.remember(uplink);
+        }
         self.watch.udp = UdpSegmentation::of(config.tunnel);
         self.watch
             .udp
@@ -116,7 +132,7 @@ impl Node {
     }
 
     /// Links and map entries of the uplinks.
-    fn follow_uplinks(&mut self, config: &Config, seen: Vec<UplinkView>, outcome: &mut Outcome) {
+    fn follow_uplinks(&mut self, seen: Vec<UplinkView>, outcome: &mut Outcome) {
         let before = std::mem::take(&mut self.uplinks);
         for known in before.iter().filter(|known| known.is_present()) {
             let now = seen.iter().find(|uplink| uplink.name == known.name);
@@ -128,7 +144,7 @@ impl Node {
         }
         for mut uplink in seen {
             let known = before.iter().find(|known| known.name == uplink.name);
-            let entered = self.enter_uplink(config, &uplink, known);
+            let entered = self.enter_uplink(&uplink, known);
             if outcome.keep(entered).is_none() {
                 // The next refresh tries again.
                 let left = self.leave_uplink(&uplink);
@@ -158,23 +174,27 @@ impl Node {
             behind: uplink.masquerade.clone(),
         });
         outcome.stale.insert(uplink.index);
-        for &address in former {
-            let place = (uplink.name.clone(), address.is_ipv4());
-            self.watch.behind.insert(place, address);
-        }
-        for &address in &uplink.masquerade {
-            let v4 = address.is_ipv4();
-            let last = self.watch.behind.insert((uplink.name.clone(), v4), address);
-            outcome
-                .replaced
-                .extend(last.filter(|&last| last != address));
-        }
+        self.watch.remember(uplink);
+    }
+
+    /// The uplinks as they are now.
+    pub(super) fn look_at_uplinks(
+        &self,
+        config: &Config,
+        addresses: &[Address],
+    ) -> Result<Vec<UplinkView>, Error> {
+        uplink::look(&Look {
+            netlink: &self.netlink,
+            config,
+            addresses,
+            before: &self.uplinks,
+            behind: &self.watch.behind,
+        })
     }
 
     /// Tells the datapath of an uplink, and attaches to it where it is another interface.
     fn enter_uplink(
         &mut self,
-        config: &Config,
         uplink: &UplinkView,
         known: Option<&UplinkView>,
     ) -> Result<(), Error> {
@@ -182,10 +202,10 @@ impl Node {
             return Ok(());
         }
         let same = known.filter(|known| known.index == uplink.index);
-        if same.is_none_or(|known| known.entry(config) != uplink.entry(config)) {
+        if same.is_none_or(|known| known.entry() != uplink.entry()) {
             self.maps
                 .uplinks
-                .insert(uplink.index, uplink.entry(config), 0)
+                .insert(uplink.index, uplink.entry(), 0)
                 .map_err(Error::map("insert into", "uplinks"))?;
         }
         if same.is_some() {

@@ -45,10 +45,10 @@ impl Node {
         outcome: &Outcome,
         settled: bool,
     ) -> Result<usize, Error> {
+        let watch = &self.watch;
         let due = |key: &FlowKey, flow: &Flow| {
             if flow.has(flags::SNAT) {
-                // While there is no other address, this one may come back.
-                return outcome.replaced.contains(&flow.nat_address.to_ip());
+                return watch.is_over(flow.nat_address.to_ip());
             }
             if flow.has(flags::DNAT) {
                 // It goes with its other half.
@@ -63,6 +63,16 @@ impl Node {
                 && End::from_raw(flow.to).is_remote();
             // Given to the stack as there was no way out of an uplink.
             leaves && flow.target() == flags::TARGET_HOST && !settled
+        };
+        flows::remove(&mut self.maps, due)
+    }
+
+    /// Removes flows behind addresses that this node has no more, and that others took the place
+    /// of.
+    pub(super) fn forget_masqueraded(&mut self) -> Result<usize, Error> {
+        let watch = &self.watch;
+        let due = |_: &FlowKey, flow: &Flow| {
+            flow.has(flags::SNAT) && watch.is_over(flow.nat_address.to_ip())
         };
         flows::remove(&mut self.maps, due)
     }

@@ -15,6 +15,10 @@ use super::{Change, Netlink, NetlinkError, link::check_index, was_there};
 /// An address of an interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "flags of the kernel, independent of each other"
+)]
 pub struct Address {
     /// The interface's number.
     pub index: u32,
@@ -28,6 +32,15 @@ pub struct Address {
     /// Whether it cannot be used yet (or, after a clash, ever): duplicate address detection has
     /// not passed (RFC 4862 section 5.4).
     pub tentative: bool,
+    /// Whether another host has it: duplicate address detection has failed.
+    pub duplicate: bool,
+    /// Whether it is not to be used for anything new (RFC 4862 section 5.5.4), as its preferred
+    /// lifetime is over. IPv4 addresses can be so too.
+    pub deprecated: bool,
+    /// The flag that means two things (`IFA_F_SECONDARY`, `IFA_F_TEMPORARY`,
+    /// include/uapi/linux/if_addr.h): of an IPv4 address, that an older one of the interface has
+    /// the same prefix; of an IPv6 address, that it was made up for a while (RFC 8981).
+    pub secondary: bool,
 }
 
 /// How far an address is meaningful (`RT_SCOPE_*`, include/uapi/linux/rtnetlink.h).
@@ -155,7 +168,10 @@ fn decode(message: RouteNetlinkMessage) -> Option<Address> {
         net,
         scope: Scope::from(header.scope),
         permanent: flags.contains(AddressFlags::Permanent),
-        tentative: flags.contains(AddressFlags::Tentative),
+        tentative: flags.intersects(AddressFlags::Tentative | AddressFlags::Dadfailed),
+        duplicate: flags.contains(AddressFlags::Dadfailed),
+        deprecated: flags.contains(AddressFlags::Deprecated),
+        secondary: flags.contains(AddressFlags::Secondary),
     })
 }
 
