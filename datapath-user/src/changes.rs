@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::uplink::UplinkState;
@@ -57,6 +58,13 @@ pub enum Change {
         /// Those addresses, one per family at most.
         behind: Vec<IpAddr>,
     },
+    /// Prefixes outside that pods reach under their own addresses.
+    NonMasquerade {
+        /// Those that are new.
+        added: Vec<IpNet>,
+        /// Those that are not any more.
+        removed: Vec<IpNet>,
+    },
     /// This node has one more address.
     AddressAdded {
         /// The address.
@@ -110,6 +118,18 @@ impl fmt::Display for Change {
                 write!(f, "masquerade on uplink {uplink} is behind")?;
                 for address in behind {
                     write!(f, " {address}")?;
+                }
+                Ok(())
+            }
+            Self::NonMasquerade { added, removed } => {
+                f.write_str("pods keep their own addresses")?;
+                for (words, prefixes) in [(" towards", added), (", no more towards", removed)] {
+                    if !prefixes.is_empty() {
+                        f.write_str(words)?;
+                    }
+                    for prefix in prefixes {
+                        write!(f, " {prefix}")?;
+                    }
                 }
                 Ok(())
             }

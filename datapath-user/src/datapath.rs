@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use datapath_kern::abi;
 use datapath_kern::abi::flow::{End, Flow};
 use datapath_tunnel::netlink::Monitor;
+use ipnet::IpNet;
 
 use crate::adoption::Adoption;
 use crate::changes::Changes;
@@ -16,6 +18,8 @@ use crate::endpoint::{EndpointSpec, EndpointView};
 use crate::error::Error;
 use crate::events::{self, Events, Reader, UntoldView};
 use crate::flows::{self, FlowView, SweepReport};
+use crate::masquerade::file::is_mapped;
+use crate::masquerade::watch::FileWatch;
 use crate::metrics::{self, MetricView};
 use crate::naming;
 use crate::node::Node;
@@ -166,6 +170,29 @@ impl Datapath {
         self.peek(|node| node.peers.values().map(|peer| peer.view.clone()).collect())
     }
 
+    /// Has pods reach these prefixes outside under their own addresses from now on, besides those of
+    /// [`Config::non_masquerade_file`], in the place of [`Config::non_masquerade`]. The next
+    /// [`Datapath::open`] goes by its own configuration again.
+    ///
+    /// Each destination is treated as before until it is treated as the new list says, with nothing
+    /// in between. Flows that there are go on as they began, as they do with ip-masq-agent and
+    /// netfilter, while their way out of the node is the same; those to a peer's own address, which
+    /// a tunnel carries instead, begin anew when they are judged again.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] for a prefix of IPv6 that stands for addresses of IPv4, [`Error::Map`].
+    pub fn set_non_masquerade(&self, prefixes: &[IpNet]) -> Result<(), Error> {
+        if let Some(prefix) = prefixes.iter().find(|prefix| is_mapped(**prefix)) {
+            return Err(Error::Invalid {
+                what: "prefix",
+                value: prefix.to_string(),
+                rule: "must be written as a prefix of IPv4 addresses, which it is",
+            });
+        }
+        self.with(|node| node.set_outside(&self.config, prefixes))
+    }
+
     /// All flows, each direction on its own, established ones first.
     ///
     /// # Errors
@@ -250,6 +277,7 @@ impl Datapath {
                 pod_device: node.pairs.pair.name().to_owned(),
                 pod_device_why: node.pairs.why.to_owned(),
                 uplinks: node.uplinks.clone(),
+                non_masquerade: node.outside.view(),
                 gateways: config.gateways.clone(),
                 gateway_mac: naming::display_mac(node.gateway.mac),
                 pod_cidrs: config.pod_cidrs.clone(),
@@ -273,15 +301,16 @@ impl Datapath {
     }
 
     /// Looks at the network again and follows what changed: addresses, state, names, indices and
-    /// MTUs of the uplinks, and this node's own addresses. Where nothing changed it does nothing.
+    /// MTUs of the uplinks, and this node's own addresses; and at
+    /// [`Config::non_masquerade_file`]. Where nothing changed it does nothing.
     ///
     /// An uplink is followed by its index, under whatever name; one that is gone is found again by
     /// its name in the configuration. While it is gone its packets are dropped, with a reason.
     ///
     /// Flows stay where what they were decided on does: those that are masqueraded behind an
     /// address that is still there, all of an uplink that was down for a while. Those behind an
-    /// address that another one took the place of are removed, and begin again with the next
-    /// packet.
+    /// address that has gone and that another one took the place of are removed, and begin again
+    /// with the next packet. [`MasqueradeRule`](crate::MasqueradeRule) tells what is chosen.
     ///
     /// # Errors
     ///
@@ -293,6 +322,16 @@ impl Datapath {
     /// Starts to listen for changes of the network, for [`Datapath::follow`].
     pub(crate) fn monitor(&self) -> Result<Monitor, Error> {
         self.with(|node| node.monitor())
+    }
+
+    /// Starts to listen for changes of the file of prefixes outside, for [`Datapath::follow`].
+    pub(crate) fn watch_file(&self) -> Option<FileWatch> {
+        FileWatch::new(self.config.non_masquerade_file.as_deref()?)
+    }
+
+    /// How often that file is to be looked at anyway; none: there is no such file.
+    pub(crate) fn resync(&self) -> Option<Duration> {
+        self.peek(|node| Some(node.outside.file.as_ref()?.good.resync))
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Node>> {

@@ -134,6 +134,13 @@ impl PeerSpec {
         spec
     }
 
+    /// Whether one of its prefixes is this one.
+    pub(crate) fn names(&self, prefix: IpNet) -> bool {
+        let nodes = std::iter::once(&self.address).chain(&self.node_addresses);
+        let mut addresses = nodes.chain(self.pods.iter().map(|pod| &pod.address));
+        self.pod_cidrs.contains(&prefix) || addresses.any(|&address| IpNet::from(address) == prefix)
+    }
+
     /// What the ipcache says of this peer.
     pub(crate) fn prefixes(&self, index: u16) -> Vec<(IpNet, IpEntry)> {
         let entry = |identity, kind, flags| IpEntry {

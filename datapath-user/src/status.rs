@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::adoption::Adoption;
+use crate::masquerade::NonMasqueradeView;
 use crate::uplink::UplinkView;
 
 /// A datapath at a glance.
@@ -35,6 +36,9 @@ pub struct Status {
     pub pod_device_why: String,
     /// The uplinks.
     pub uplinks: Vec<UplinkView>,
+    /// The prefixes outside that pods reach under their own addresses.
+    #[serde(default)]
+    pub non_masquerade: NonMasqueradeView,
     /// The pods' gateway addresses.
     pub gateways: Vec<IpAddr>,
     /// The gateway's Ethernet address.

@@ -109,7 +109,10 @@ impl UplinkView {
     /// What the datapath is told of it.
     pub(crate) fn entry(&self) -> Entry {
         let behind = |v4| {
-            let off = self.unmasqueraded.iter().any(|family| family == name_of(v4));
+            let off = self
+                .unmasqueraded
+                .iter()
+                .any(|family| family == name_of(v4));
             let without = if off { Addr::NONE } else { Entry::NO_ADDRESS };
             let found = self
                 .masquerade
@@ -245,7 +248,10 @@ fn choose(look: &Look<'_>, uplinks: &mut [UplinkView]) -> Result<(), Error> {
         .map(|spec| spec.masquerade(look.config.masquerade))
         .collect();
     // Nobody else needs the routes, and there may be many.
-    let routes = if masquerades.iter().all(|masquerade| *masquerade == Masquerade::Off) {
+    let routes = if masquerades
+        .iter()
+        .all(|masquerade| *masquerade == Masquerade::Off)
+    {
         Vec::new()
     } else {
         let failed = Error::network("this namespace");

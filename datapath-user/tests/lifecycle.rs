@@ -127,7 +127,7 @@ fn open_refuses_what_does_not_fit_the_machine() {
             assert_eq!(Machine::look(lab), before, "after: {error}");
             error
         };
-        let error = refused(&|config| config.uplinks = vec!["nope0".to_owned()]);
+        let error = refused(&|config| config.uplinks = vec!["nope0".into()]);
         assert!(text(&error).contains("nope0"), "{error}");
         let error = refused(&|config| config.max_flows = 1000);
         assert!(text(&error).contains("max_flows"), "{error}");

@@ -263,7 +263,12 @@ pub fn again<E: Env>(env: &E, work: &mut Work) -> Result<(), DropReason> {
     } else {
         Addr::NONE
     };
-    if route.masquerade == behind && route.target == flow.target() {
+    // What began behind an address, or under its own, goes on so whatever new flows do: the other
+    // end knows no other. Flows behind an address that the node has no more are user space's to
+    // remove.
+    let same_way = route.next_hop == flow.next_hop && route.next_hop_tag == flow.next_hop_tag;
+    let as_it_began = same_way && route.next_hop != 0 && route.target == flags::TARGET_UPLINK;
+    if (route.masquerade == behind || as_it_began) && route.target == flow.target() {
         mend(env, work)?;
         if hdr_closes(work) {
             // What a packet closes, it closes also when its flow had to be judged again.

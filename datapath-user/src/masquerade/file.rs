@@ -175,7 +175,9 @@ impl From<Document> for NonMasquerade {
             defaults.push(LINK_LOCAL_V6);
         }
         let listed = |prefix, by| Listed { prefix, by };
-        let said = said.into_iter().map(|Prefix(prefix)| listed(prefix, ListedBy::File));
+        let said = said
+            .into_iter()
+            .map(|Prefix(prefix)| listed(prefix, ListedBy::File));
         let defaults = defaults.into_iter().filter_map(|text| text.parse().ok());
         let defaults = defaults.map(|prefix| listed(prefix, ListedBy::Default));
         Self {
@@ -363,7 +365,14 @@ mod tests {
 
     #[test]
     fn what_is_not_said_has_its_defaults() {
-        for text in ["", "# nothing\n", "---\n", "{}", "nonMasqueradeCIDRs: []\n", "nonMasqueradeCIDRs:\n"] {
+        for text in [
+            "",
+            "# nothing\n",
+            "---\n",
+            "{}",
+            "nonMasqueradeCIDRs: []\n",
+            "nonMasqueradeCIDRs:\n",
+        ] {
             let said = parse(text).unwrap_or_else(|error| panic!("{text:?}: {error}"));
             assert_eq!(said, NonMasquerade::default(), "{text:?}");
         }
@@ -381,20 +390,51 @@ mod tests {
     #[test]
     fn mistakes_are_named_with_their_place() {
         for (text, place, why) in [
-            ("masqLinkLocal: true\nnonMasqueradeCidrs: []\n", "/etc/masq:2:1: ", "expected one of nonMasqueradeCIDRs"),
-            ("nonMasqueradeCIDRs:\n- 10.0.0.0/8\n- 10.1.0.0/8\n", "/etc/masq:3:3: ", "write 10.0.0.0/8"),
-            ("nonMasqueradeCIDRs: [10.0.0.0]\n", "/etc/masq:1:22: ", "is no prefix"),
-            ("nonMasqueradeCIDRs: ['::ffff:10.0.0.0/104']\n", "/etc/masq:1:", "of IPv4 addresses"),
+            (
+                "masqLinkLocal: true\nnonMasqueradeCidrs: []\n",
+                "/etc/masq:2:1: ",
+                "expected one of nonMasqueradeCIDRs",
+            ),
+            (
+                "nonMasqueradeCIDRs:\n- 10.0.0.0/8\n- 10.1.0.0/8\n",
+                "/etc/masq:3:3: ",
+                "write 10.0.0.0/8",
+            ),
+            (
+                "nonMasqueradeCIDRs: [10.0.0.0]\n",
+                "/etc/masq:1:22: ",
+                "is no prefix",
+            ),
+            (
+                "nonMasqueradeCIDRs: ['::ffff:10.0.0.0/104']\n",
+                "/etc/masq:1:",
+                "of IPv4 addresses",
+            ),
             ("masqLinkLocal: yes\n", "/etc/masq:1:16: ", "bool"),
             ("resyncInterval: 60\n", "/etc/masq:1:17: ", "such as 60s"),
-            ("resyncInterval: 10ms\n", "/etc/masq:1:17: ", "a second or more"),
-            ("resyncInterval: 1m\nresyncInterval: 2m\n", "/etc/masq:2:1: ", "duplicate"),
+            (
+                "resyncInterval: 10ms\n",
+                "/etc/masq:1:17: ",
+                "a second or more",
+            ),
+            (
+                "resyncInterval: 1m\nresyncInterval: 2m\n",
+                "/etc/masq:2:1: ",
+                "duplicate",
+            ),
             ("nonMasqueradeCIDRs: [\n", "/etc/masq:", ""),
             ("- 10.0.0.0/8\n", "/etc/masq:1:1: ", ""),
-            ("cidrLimit: 1\nnonMasqueradeCIDRs: [10.0.0.0/8, 11.0.0.0/8]\n", "/etc/masq: ", "has 2 prefixes"),
+            (
+                "cidrLimit: 1\nnonMasqueradeCIDRs: [10.0.0.0/8, 11.0.0.0/8]\n",
+                "/etc/masq: ",
+                "has 2 prefixes",
+            ),
         ] {
             let said = parse(text).unwrap_err();
-            assert!(said.starts_with(place) && said.contains(why), "{text:?}: {said}");
+            assert!(
+                said.starts_with(place) && said.contains(why),
+                "{text:?}: {said}"
+            );
             assert_eq!(said.lines().count(), 1, "{said}");
         }
     }
@@ -405,7 +445,10 @@ mod tests {
         let path = directory.path().join("masq");
         let mut file = Followed::new(&path);
         assert!(!file.look(), "no file is an empty file");
-        assert_eq!((&file.good, &file.problem), (&NonMasquerade::default(), &None));
+        assert_eq!(
+            (&file.good, &file.problem),
+            (&NonMasquerade::default(), &None)
+        );
         fs::write(&path, "nonMasqueradeCIDRs: [10.0.0.0/8]").unwrap();
         assert!(file.look());
         assert!(!file.look(), "it did not change again");
@@ -413,19 +456,34 @@ mod tests {
         fs::write(&path, "nonMasqueradeCIDRs: [10.0.0.0/99]").unwrap();
         assert!(!file.look());
         assert_eq!(file.good, good);
-        assert!(file.problem.as_ref().unwrap().contains(":1:22: "), "{:?}", file.problem);
+        assert!(
+            file.problem.as_ref().unwrap().contains(":1:22: "),
+            "{:?}",
+            file.problem
+        );
         fs::write(&path, [0xff, 0xfe, 0x00]).unwrap();
         assert!(!file.look());
-        assert!(file.problem.as_ref().unwrap().contains("UTF-8"), "{:?}", file.problem);
+        assert!(
+            file.problem.as_ref().unwrap().contains("UTF-8"),
+            "{:?}",
+            file.problem
+        );
         fs::write(&path, "nonMasqueradeCIDRs: [10.0.0.0/8]").unwrap();
         assert!(!file.look(), "it says what it said");
         assert_eq!(file.problem, None);
         fs::remove_file(&path).unwrap();
         fs::create_dir(&path).unwrap();
         assert!(!file.look());
-        assert!(file.problem.as_ref().unwrap().contains("not a file"), "{:?}", file.problem);
+        assert!(
+            file.problem.as_ref().unwrap().contains("not a file"),
+            "{:?}",
+            file.problem
+        );
         fs::remove_dir(&path).unwrap();
         assert!(file.look(), "gone: the defaults");
-        assert_eq!((&file.good, &file.problem), (&NonMasquerade::default(), &None));
+        assert_eq!(
+            (&file.good, &file.problem),
+            (&NonMasquerade::default(), &None)
+        );
     }
 }

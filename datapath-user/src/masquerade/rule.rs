@@ -276,44 +276,247 @@ mod tests {
         let src = [(UPLINK, "203.0.113.1")];
         let both = [(UPLINK, "192.0.2.11"), (UPLINK, "192.0.2.12")];
         let cases: &[Case<'_>] = &[
-            ("one", &two[..1], &[], None, None, Some(("192.0.2.11", Uplink))),
-            ("the oldest", &two, &[], None, None, Some(("192.0.2.11", Uplink))),
-            ("another was first", &swapped, &[], None, Some("192.0.2.11"), Some(("192.0.2.11", Kept))),
-            ("as before, and first", &two, &[], None, Some("192.0.2.11"), Some(("192.0.2.11", Uplink))),
-            ("gone", &two[1..], &[], None, Some("192.0.2.11"), Some(("192.0.2.12", Uplink))),
-            ("back", &swapped, &[], None, Some("192.0.2.12"), Some(("192.0.2.12", Uplink))),
-            ("configured", &two, &[], Some("192.0.2.12"), Some("192.0.2.11"), Some(("192.0.2.12", Configured))),
-            ("configured elsewhere", &routed, &[], Some("203.0.113.1"), None, Some(("203.0.113.1", Configured))),
-            ("configured and gone", &two, &[], Some("192.0.2.99"), Some("192.0.2.11"), None),
-            ("source of the route", &routed, &src, None, None, Some(("203.0.113.1", ROUTE))),
-            ("the route came later", &routed, &src, None, Some("198.51.100.1"), Some(("203.0.113.1", ROUTE))),
-            ("the route has gone", &routed, &[], None, Some("203.0.113.1"), Some(("203.0.113.1", Kept))),
-            ("a source that is not there", &two, &src, None, None, Some(("192.0.2.11", Uplink))),
-            ("another uplink's route", &two, &[(OTHER, "192.0.2.12")], None, None, Some(("192.0.2.11", Uplink))),
-            ("the lowest metric", &two, &both, None, None, Some(("192.0.2.11", ROUTE))),
-            ("one of the routes' as before", &two, &both, None, Some("192.0.2.12"), Some(("192.0.2.12", ROUTE))),
-            ("lo", &on_lo, &[], None, None, Some(("203.0.113.1", Loopback))),
-            ("lo comes after the uplink", &routed, &[], None, None, Some(("198.51.100.1", Uplink))),
-            ("another interface is none of it", &on_dummy[1..], &[], None, None, None),
-            ("but may be the route's", &on_dummy, &src, None, None, Some(("203.0.113.1", ROUTE))),
-            ("and stays while the route flaps", &on_dummy, &[], None, Some("203.0.113.1"), Some(("203.0.113.1", Kept))),
-            ("moved to another uplink", &moved, &[], None, Some("192.0.2.11"), Some(("192.0.2.12", Uplink))),
-            ("deprecated", &fading, &[], None, None, Some(("192.0.2.12", Uplink))),
-            ("deprecated now", &fading, &[], None, Some("192.0.2.11"), Some(("192.0.2.12", Uplink))),
-            ("deprecated, and no other", &faded, &[], None, Some("192.0.2.11"), Some(("192.0.2.11", Kept))),
+            (
+                "one",
+                &two[..1],
+                &[],
+                None,
+                None,
+                Some(("192.0.2.11", Uplink)),
+            ),
+            (
+                "the oldest",
+                &two,
+                &[],
+                None,
+                None,
+                Some(("192.0.2.11", Uplink)),
+            ),
+            (
+                "another was first",
+                &swapped,
+                &[],
+                None,
+                Some("192.0.2.11"),
+                Some(("192.0.2.11", Kept)),
+            ),
+            (
+                "as before, and first",
+                &two,
+                &[],
+                None,
+                Some("192.0.2.11"),
+                Some(("192.0.2.11", Uplink)),
+            ),
+            (
+                "gone",
+                &two[1..],
+                &[],
+                None,
+                Some("192.0.2.11"),
+                Some(("192.0.2.12", Uplink)),
+            ),
+            (
+                "back",
+                &swapped,
+                &[],
+                None,
+                Some("192.0.2.12"),
+                Some(("192.0.2.12", Uplink)),
+            ),
+            (
+                "configured",
+                &two,
+                &[],
+                Some("192.0.2.12"),
+                Some("192.0.2.11"),
+                Some(("192.0.2.12", Configured)),
+            ),
+            (
+                "configured elsewhere",
+                &routed,
+                &[],
+                Some("203.0.113.1"),
+                None,
+                Some(("203.0.113.1", Configured)),
+            ),
+            (
+                "configured and gone",
+                &two,
+                &[],
+                Some("192.0.2.99"),
+                Some("192.0.2.11"),
+                None,
+            ),
+            (
+                "source of the route",
+                &routed,
+                &src,
+                None,
+                None,
+                Some(("203.0.113.1", ROUTE)),
+            ),
+            (
+                "the route came later",
+                &routed,
+                &src,
+                None,
+                Some("198.51.100.1"),
+                Some(("203.0.113.1", ROUTE)),
+            ),
+            (
+                "the route has gone",
+                &routed,
+                &[],
+                None,
+                Some("203.0.113.1"),
+                Some(("203.0.113.1", Kept)),
+            ),
+            (
+                "a source that is not there",
+                &two,
+                &src,
+                None,
+                None,
+                Some(("192.0.2.11", Uplink)),
+            ),
+            (
+                "another uplink's route",
+                &two,
+                &[(OTHER, "192.0.2.12")],
+                None,
+                None,
+                Some(("192.0.2.11", Uplink)),
+            ),
+            (
+                "the lowest metric",
+                &two,
+                &both,
+                None,
+                None,
+                Some(("192.0.2.11", ROUTE)),
+            ),
+            (
+                "one of the routes' as before",
+                &two,
+                &both,
+                None,
+                Some("192.0.2.12"),
+                Some(("192.0.2.12", ROUTE)),
+            ),
+            (
+                "lo",
+                &on_lo,
+                &[],
+                None,
+                None,
+                Some(("203.0.113.1", Loopback)),
+            ),
+            (
+                "lo comes after the uplink",
+                &routed,
+                &[],
+                None,
+                None,
+                Some(("198.51.100.1", Uplink)),
+            ),
+            (
+                "another interface is none of it",
+                &on_dummy[1..],
+                &[],
+                None,
+                None,
+                None,
+            ),
+            (
+                "but may be the route's",
+                &on_dummy,
+                &src,
+                None,
+                None,
+                Some(("203.0.113.1", ROUTE)),
+            ),
+            (
+                "and stays while the route flaps",
+                &on_dummy,
+                &[],
+                None,
+                Some("203.0.113.1"),
+                Some(("203.0.113.1", Kept)),
+            ),
+            (
+                "moved to another uplink",
+                &moved,
+                &[],
+                None,
+                Some("192.0.2.11"),
+                Some(("192.0.2.12", Uplink)),
+            ),
+            (
+                "deprecated",
+                &fading,
+                &[],
+                None,
+                None,
+                Some(("192.0.2.12", Uplink)),
+            ),
+            (
+                "deprecated now",
+                &fading,
+                &[],
+                None,
+                Some("192.0.2.11"),
+                Some(("192.0.2.12", Uplink)),
+            ),
+            (
+                "deprecated, and no other",
+                &faded,
+                &[],
+                None,
+                Some("192.0.2.11"),
+                Some(("192.0.2.11", Kept)),
+            ),
             ("deprecated from the start", &faded, &[], None, None, None),
-            ("tentative", &again, &[], None, None, Some(("192.0.2.12", Uplink))),
-            ("tentative again", &again, &[], None, Some("192.0.2.11"), Some(("192.0.2.11", Kept))),
-            ("the other family", &v6, &[], None, Some("2001:db8::1"), None),
+            (
+                "tentative",
+                &again,
+                &[],
+                None,
+                None,
+                Some(("192.0.2.12", Uplink)),
+            ),
+            (
+                "tentative again",
+                &again,
+                &[],
+                None,
+                Some("192.0.2.11"),
+                Some(("192.0.2.11", Kept)),
+            ),
+            (
+                "the other family",
+                &v6,
+                &[],
+                None,
+                Some("2001:db8::1"),
+                None,
+            ),
             ("nothing", &[], &[], None, Some("192.0.2.11"), None),
         ];
         for (name, own, sources, configured, former, wanted) in cases {
             let choice = Choice {
                 own: own.to_vec(),
-                sources: sources.iter().map(|&(on, source)| (on, ip(source))).collect(),
+                sources: sources
+                    .iter()
+                    .map(|&(on, source)| (on, ip(source)))
+                    .collect(),
             };
             let found = choice.choose(true, UPLINK, &[OTHER], configured.map(ip), former.map(ip));
-            assert_eq!(found, wanted.map(|(address, rule)| (ip(address), rule)), "{name}");
+            assert_eq!(
+                found,
+                wanted.map(|(address, rule)| (ip(address), rule)),
+                "{name}"
+            );
         }
     }
 
@@ -327,10 +530,17 @@ mod tests {
             to("0.0.0.0/0").dev(4).metric(100),
             to("0.0.0.0/0").dev(2).metric(100).source(ip("192.0.2.5")),
             to("::/0").dev(2).metric(1024).source(ip("2001:db8::5")),
-            to("0.0.0.0/0").kind(RouteKind::Unreachable).source(ip("192.0.2.6")),
+            to("0.0.0.0/0")
+                .kind(RouteKind::Unreachable)
+                .source(ip("192.0.2.6")),
         ];
         let found = sources(&routes);
-        let wanted = [(3, "192.0.2.3"), (2, "192.0.2.5"), (2, "192.0.2.2"), (2, "2001:db8::5")];
+        let wanted = [
+            (3, "192.0.2.3"),
+            (2, "192.0.2.5"),
+            (2, "192.0.2.2"),
+            (2, "2001:db8::5"),
+        ];
         assert_eq!(found, wanted.map(|(on, source)| (on, ip(source))));
     }
 
@@ -360,7 +570,10 @@ mod tests {
         let sources = proptest::collection::vec(any_own(), 0..4);
         (own, sources).prop_map(|(own, sources)| Choice {
             own,
-            sources: sources.iter().map(|own| (own.interface, own.address)).collect(),
+            sources: sources
+                .iter()
+                .map(|own| (own.interface, own.address))
+                .collect(),
         })
     }
 

@@ -81,7 +81,8 @@ impl UplinkSpec {
         let Some(Masquerade::Behind(addresses)) = &self.masquerade else {
             return Ok(());
         };
-        let say = |what: &dyn fmt::Debug| format!("{{ name = {:?}, masquerade = {what:?} }}", self.name);
+        let say =
+            |what: &dyn fmt::Debug| format!("{{ name = {:?}, masquerade = {what:?} }}", self.name);
         if addresses.is_empty() {
             let rule = "must name an address to masquerade behind, or say `masquerade = false`";
             return wrong(say(addresses), rule);
@@ -287,23 +288,41 @@ mod tests {
             ("[7]", "the name of an interface"),
             (r#"[{ nam = "eth0" }]"#, "expected `name` or `masquerade`"),
             (r#"[{ name = "eth0", masquerade = "ipv5" }]"#, "\"ipv5\""),
-            (r#"[{ name = "eth0", masquerade = ["x"] }]"#, "invalid IP address"),
+            (
+                r#"[{ name = "eth0", masquerade = ["x"] }]"#,
+                "invalid IP address",
+            ),
         ] {
             let error = read(text).unwrap_err().to_string();
             assert!(error.contains(said), "{text}: {error}");
         }
         for (text, said) in [
-            (r#"[{ name = "", masquerade = true }]"#, "names of interfaces"),
-            (r#"[{ name = "eth0", masquerade = [] }]"#, "masquerade = false"),
+            (
+                r#"[{ name = "", masquerade = true }]"#,
+                "names of interfaces",
+            ),
+            (
+                r#"[{ name = "eth0", masquerade = [] }]"#,
+                "masquerade = false",
+            ),
             (
                 r#"[{ name = "eth0", masquerade = ["192.0.2.1", "192.0.2.2"] }]"#,
                 "one address per family",
             ),
-            (r#"[{ name = "eth0", masquerade = ["fe80::1"] }]"#, "[fe80::1]"),
-            (r#"[{ name = "eth0", masquerade = ["127.0.0.1"] }]"#, "loopback"),
+            (
+                r#"[{ name = "eth0", masquerade = ["fe80::1"] }]"#,
+                "[fe80::1]",
+            ),
+            (
+                r#"[{ name = "eth0", masquerade = ["127.0.0.1"] }]"#,
+                "loopback",
+            ),
         ] {
             let error = read(text).unwrap()[0].validate().unwrap_err().to_string();
-            assert!(error.contains(said) && error.contains("uplinks"), "{text}: {error}");
+            assert!(
+                error.contains(said) && error.contains("uplinks"),
+                "{text}: {error}"
+            );
         }
     }
 }

@@ -69,6 +69,7 @@ impl Node {
         self.begin_watch(config, &addresses);
         self.adopt_host(config)?;
         let known = self.maps.prefixes()?;
+        self.outside.go_on(&known);
         self.adopt_endpoints(config, adoption)?;
         self.adopt_peers(config, &known, adoption)?;
         self.forget_vacant()?;
@@ -123,7 +124,11 @@ impl Node {
 
     /// Goes on with the addresses that pods are masqueraded behind, where the rule has it so.
     fn adopt_uplinks(&mut self, config: &Config, addresses: &[Address]) -> Result<(), Error> {
-        let known = self.maps.uplinks.iter().collect::<Result<BTreeMap<_, _>, _>>();
+        let known = self
+            .maps
+            .uplinks
+            .iter()
+            .collect::<Result<BTreeMap<_, _>, _>>();
         let known = known.map_err(Error::map("read", "uplinks"))?;
         for uplink in &self.uplinks {
             let entry = known.get(&uplink.index).copied().unwrap_or_default();
@@ -159,8 +164,10 @@ impl Node {
         adoption: &mut Adoption,
     ) -> Result<(), Error> {
         let mut wanted: Prefixes = prefixes::own(config, addresses).into_iter().collect();
+        let known = self.maps.prefixes()?;
+        wanted.extend(self.enter_outside(config));
         for remote in self.peers.values() {
-            wanted.extend(remote.spec.prefixes(remote.view.index));
+            wanted.extend(self.prefixes_of(&remote.spec, remote.view.index));
         }
         for local in self.endpoints.values() {
             let entry = IpEntry {
@@ -172,7 +179,6 @@ impl Node {
             let own = local.view.addresses.iter();
             wanted.extend(own.map(|&address| (IpNet::from(address), entry)));
         }
-        let known = self.maps.prefixes()?;
         for (prefix, entry) in &wanted {
             if known.get(prefix) != Some(entry) {
                 self.maps.set_prefix(*prefix, *entry)?;

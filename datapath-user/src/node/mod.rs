@@ -2,6 +2,7 @@
 
 mod adopt;
 mod endpoints;
+mod outside;
 mod peers;
 mod prefixes;
 mod recover;
@@ -26,6 +27,7 @@ use datapath_tunnel::netlink::{Address, Netlink};
 use ipnet::IpNet;
 
 pub(crate) use self::endpoints::Local;
+use self::outside::Outside;
 pub(crate) use self::peers::Remote;
 use self::refresh::Watch;
 use crate::adoption::Adoption;
@@ -62,6 +64,7 @@ pub(crate) struct Node {
     journal: Journal,
     netlink: Netlink,
     pub(crate) watch: Watch,
+    pub(crate) outside: Outside,
     /// The lock goes last.
     pins: Pins,
 }
@@ -75,6 +78,7 @@ struct Site {
     mtu: PodMtu,
     pairs: pair::Choice,
     object: Cow<'static, [u8]>,
+    outside: Outside,
 }
 
 impl Site {
@@ -96,6 +100,7 @@ impl Site {
             mtu,
             pairs,
             object,
+            outside: Outside::of(config),
         })
     }
 }
@@ -182,6 +187,7 @@ impl Node {
             peers: ByName::new(),
             adoption: None,
             watch: Watch::default(),
+            outside: site.outside,
             programs,
             journal,
             netlink: site.netlink,
@@ -205,7 +211,8 @@ impl Node {
                 .insert(uplink.index, uplink.entry(), 0)
                 .map_err(Error::map("insert into", "uplinks"))?;
         }
-        for (prefix, entry) in prefixes::own(config, addresses) {
+        let own = prefixes::own(config, addresses);
+        for (prefix, entry) in own.into_iter().chain(self.enter_outside(config)) {
             self.maps.set_prefix(prefix, entry)?;
         }
         self.attach_node()?;

@@ -6,7 +6,6 @@ use std::path::Path;
 
 use datapath_kern::abi::addr::Addr;
 use datapath_kern::abi::flow::{End, Flow};
-use datapath_kern::abi::ipcache::IpEntry;
 use datapath_kern::abi::nexthop::{self, NextHop, PEERS_BASE};
 use datapath_kern::abi::state::{Record, phase};
 use datapath_kern::abi::tunnel::{MAX_PEERS, Peer};
@@ -29,13 +28,6 @@ use crate::uplink::{self, UplinkView};
 pub(crate) struct Remote {
     pub(crate) view: PeerView,
     pub(super) spec: PeerSpec,
-}
-
-impl Remote {
-    /// What the ipcache says of it.
-    pub(super) fn prefixes(&self) -> Vec<(IpNet, IpEntry)> {
-        self.spec.prefixes(self.view.index)
-    }
 }
 
 impl Node {
@@ -101,9 +93,11 @@ impl Node {
         let number = u32::from(index);
         self.renew_peer_hop(index, &entry)?;
         // What flows are judged by comes before the generation that has them judged again.
-        for (prefix, entry) in spec.prefixes(index) {
+        for (prefix, entry) in self.prefixes_of(spec, index) {
             self.maps.set_prefix(prefix, entry)?;
         }
+        // What it has now, and what it had, may be listed.
+        self.settle_outside(config)?;
         self.maps
             .peers
             .set(number, entry, 0)
@@ -217,6 +211,7 @@ impl Node {
         for (prefix, _) in spec.prefixes(view.index) {
             errors.extend(self.maps.remove_prefix(prefix).err());
         }
+        errors.extend(self.settle_outside(config).err());
         errors.extend(self.vacate_index(number).err());
         errors.extend(
             self.set_next_hop(PEERS_BASE + number, NextHop::default())

@@ -1,11 +1,11 @@
 //! What the ipcache says of this node.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use datapath_kern::abi::endpoint::identity;
 use datapath_kern::abi::ipcache::{self, IpEntry};
 use datapath_tunnel::netlink::{Address, Scope};
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use crate::config::Config;
 
@@ -17,6 +17,9 @@ pub(super) const HOST: IpEntry = IpEntry {
     flags: 0,
 };
 
+/// All of IPv4.
+pub(super) const EVERYWHERE_V4: IpNet = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0));
+
 /// This node's own addresses: the gateways, and all of its interfaces' that are good anywhere.
 pub(super) fn hosts(config: &Config, addresses: &[Address]) -> impl Iterator<Item = IpAddr> {
     addresses
@@ -26,8 +29,9 @@ pub(super) fn hosts(config: &Config, addresses: &[Address]) -> impl Iterator<Ite
         .chain(config.gateways.iter().copied())
 }
 
-/// What the ipcache says of this node before anyone else is known. Shorter prefixes give way to
-/// longer ones: a pod's address to its range.
+/// What the ipcache says of this node before anyone else is known, but for the prefixes outside
+/// that pods reach under their own addresses. Shorter prefixes give way to longer ones: a pod's
+/// address to its range.
 pub(super) fn own(config: &Config, addresses: &[Address]) -> Vec<(IpNet, IpEntry)> {
     let entry = |identity, kind, flags| IpEntry {
         identity,
@@ -37,24 +41,13 @@ pub(super) fn own(config: &Config, addresses: &[Address]) -> Vec<(IpNet, IpEntry
     };
     // Mapped addresses lie in `::/0`: without an entry of its own IPv4 would fall under that.
     let of_v4 = (
-        IpNet::V4(ipnet::Ipv4Net::default()),
+        EVERYWHERE_V4,
         entry(identity::WORLD, ipcache::kind::WORLD, 0),
     );
-    let outside = config.non_masquerade.iter().map(|&prefix| {
-        let flags = ipcache::flags::NO_MASQUERADE;
-        (
-            prefix.trunc(),
-            entry(identity::WORLD, ipcache::kind::WORLD, flags),
-        )
-    });
     let vacant = config
         .pod_cidrs
         .iter()
         .map(|&cidr| (cidr, entry(identity::UNKNOWN, ipcache::kind::VACANT, 0)));
     let own = hosts(config, addresses).map(|address| (IpNet::from(address), HOST));
-    std::iter::once(of_v4)
-        .chain(outside)
-        .chain(vacant)
-        .chain(own)
-        .collect()
+    std::iter::once(of_v4).chain(vacant).chain(own).collect()
 }

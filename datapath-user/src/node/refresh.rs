@@ -261,6 +261,11 @@ impl Node {
             }
             self.watch.hosts.insert(address);
         }
+        // Also what could not be written the last time.
+        let followed = self.follow_outside(config);
+        if let Some(change) = outcome.keep(followed) {
+            outcome.changes.extend(change);
+        }
         if lost {
             let renewed = self.renew_host(config);
             outcome.keep(renewed);
@@ -270,12 +275,8 @@ impl Node {
     /// An address is not this node's any more. It may have gone to a peer.
     fn forget_host(&mut self, address: IpAddr) -> Result<(), Error> {
         let prefix = IpNet::from(address);
-        let of_peer = self.peers.values().find_map(|peer| {
-            let mut prefixes = peer.prefixes().into_iter();
-            prefixes.find(|(theirs, _)| *theirs == prefix)
-        });
-        match of_peer {
-            Some((prefix, entry)) => self.maps.set_prefix(prefix, entry),
+        match self.beneath(prefix) {
+            Some(entry) => self.maps.set_prefix(prefix, entry),
             None => self.maps.remove_prefix(prefix),
         }
     }

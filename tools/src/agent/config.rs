@@ -25,7 +25,8 @@ use crate::{
 ///
 /// [datapath]                              # datapath_user::Config
 /// bpffs = "/run/datapath/bpffs"
-/// uplinks = ["eth0"]
+/// uplinks = ["eth0"]                      # or { name = "eth0", masquerade = ["203.0.113.7"] }
+/// non_masquerade_file = "/etc/datapath/masq.yaml" # in ip-masq-agent's format, followed
 /// pod_cidrs = ["10.244.1.0/24", "fd00:10:244:1::/64"]
 /// gateways = ["10.244.1.1", "fd00:10:244:1::1"]
 ///

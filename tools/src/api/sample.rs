@@ -3,7 +3,9 @@
 use std::net::IpAddr;
 
 use datapath_ipam::{Lease, Owner, PoolUsage, Reservation};
-use datapath_user::{NatView, UplinkState, UplinkView};
+use datapath_user::{
+    Listed, ListedBy, MasqueradeRule, NatView, NonMasqueradeView, UplinkState, UplinkView,
+};
 
 use super::*;
 
@@ -36,8 +38,23 @@ pub(crate) fn status() -> Status {
                 state: UplinkState::Up,
                 mtu_bytes: 1500,
                 addresses: vec![ip("192.0.2.11"), ip("2001:db8:0:1::11")],
-                masquerade: vec![ip("192.0.2.11"), ip("2001:db8:0:1::11")],
+                masquerade: vec![ip("192.0.2.11")],
+                masquerade_rules: vec![MasqueradeRule::Route],
+                unmasqueraded: vec!["ipv6".to_owned()],
             }],
+            non_masquerade: NonMasqueradeView {
+                prefixes: [
+                    ("10.0.0.0/8", ListedBy::File),
+                    ("172.16.0.0/12", ListedBy::Config),
+                ]
+                .map(|(prefix, by)| Listed {
+                    prefix: prefix.parse().unwrap(),
+                    by,
+                })
+                .to_vec(),
+                file: Some("/etc/datapath/masq.yaml".into()),
+                problem: None,
+            },
             gateways: vec![ip("10.244.1.1"), ip("fd00:10:244:1::1")],
             gateway_mac: "02:00:00:00:00:01".to_owned(),
             pod_cidrs: ["10.244.1.0/24", "fd00:10:244:1::/64"]

@@ -1,7 +1,7 @@
 //! `dpctl status`
 
 use clap::Args;
-use datapath_user::{Adoption, UplinkState};
+use datapath_user::{Adoption, ListedBy, NonMasqueradeView, UplinkState, UplinkView};
 
 use super::{Context, Outcome};
 use crate::{
@@ -58,11 +58,12 @@ fn rows(status: &api::Status, socket: String) -> Vec<(&'static str, String)> {
             text.push_str(&uplink.state.to_string());
         }
         text = format!("{text}, MTU {mtu}: {}", list(&uplink.addresses));
-        if !uplink.masquerade.is_empty() {
-            text.push_str("; pods leave behind ");
-            text.push_str(&list(&uplink.masquerade));
-        }
         rows.push(("uplink", text));
+        rows.push(("pods leave", leaving(uplink)));
+    }
+    let kept = &datapath.non_masquerade;
+    if !kept.prefixes.is_empty() || kept.file.is_some() {
+        rows.push(("unless to", unmasqueraded(kept)));
     }
     let segmentation = (&datapath.udp_segmentation, &datapath.udp_segmentation_why);
     let gateways = list(&datapath.gateways);
@@ -109,6 +110,46 @@ fn rows(status: &api::Status, socket: String) -> Vec<(&'static str, String)> {
         rows.push(("adopted", taken_over(adopted)));
     }
     rows
+}
+
+/// Behind which address pods leave by an uplink, and why that one.
+fn leaving(uplink: &UplinkView) -> String {
+    let ways = [("IPv4", true), ("IPv6", false)].map(|(family, v4)| {
+        let mut chosen = uplink.masquerade.iter().zip(&uplink.masquerade_rules);
+        let off = |word: &String| word.eq_ignore_ascii_case(family);
+        match chosen.find(|(address, _)| address.is_ipv4() == v4) {
+            Some((address, rule)) => format!("behind {address} ({rule})"),
+            None if uplink.unmasqueraded.iter().any(off) => {
+                format!("in {family} under their own addresses")
+            }
+            None => format!("in {family} not at all (no address)"),
+        }
+    });
+    format!("by {}: {}", uplink.name, ways.join(", "))
+}
+
+/// Where pods keep their own addresses, and who says so.
+fn unmasqueraded(kept: &NonMasqueradeView) -> String {
+    let mut parts = Vec::new();
+    for by in [
+        ListedBy::Config,
+        ListedBy::File,
+        ListedBy::Default,
+        ListedBy::Earlier,
+    ] {
+        let prefixes = kept.prefixes.iter().filter(|listed| listed.by == by);
+        let prefixes: Vec<_> = prefixes.map(|listed| listed.prefix).collect();
+        if !prefixes.is_empty() {
+            parts.push(format!("{} ({by})", list(&prefixes)));
+        }
+    }
+    if let Some(file) = &kept.file {
+        parts.push(format!("file {}", file.display()));
+    }
+    if let Some(problem) = &kept.problem {
+        parts.push(format!("NOT UNDERSTOOD, so as before: {problem}"));
+    }
+    parts.join("; ")
 }
 
 /// What an earlier agent left, and what had to be put right.

@@ -64,7 +64,8 @@ pub(super) fn collect(
         && known.pid.is_none()
     {
         known.bpffs = Some(config.datapath.bpffs.clone());
-        known.uplinks.clone_from(&config.datapath.uplinks);
+        let uplinks = config.datapath.uplinks.iter();
+        known.uplinks = uplinks.map(|uplink| uplink.name.clone()).collect();
     }
     // Written anew from what was understood: nothing gets in that this version knows nothing of.
     let text = config.and_then(|config| Ok(toml::to_string(&config)?));

@@ -70,6 +70,7 @@ impl Node for Memory {
                 pod_device: "veth".to_owned(),
                 pod_device_why: "there is no kernel".to_owned(),
                 uplinks: Vec::new(),
+                non_masquerade: datapath_user::NonMasqueradeView::default(),
                 gateways: Vec::new(),
                 gateway_mac: "02:00:00:00:00:00".to_owned(),
                 pod_cidrs: vec![RANGE.parse().unwrap()],

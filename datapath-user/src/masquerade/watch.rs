@@ -1,0 +1,132 @@
+//! Hearing when a file changes, however it is replaced.
+
+use std::ffi::OsString;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+
+/// Hears of changes in the directory of a file: that it is written, replaced by another one, comes
+/// or goes, and that a symbolic link beside it is another one, as Kubernetes updates the files of a
+/// `ConfigMap` (`..data`). What it cannot hear of, such as changes behind a link out of the
+/// directory, is for who looks at the file from time to time.
+#[derive(Debug)]
+pub(crate) struct FileWatch {
+    inotify: Inotify,
+    directory: PathBuf,
+    name: OsString,
+}
+
+impl FileWatch {
+    /// Begins to listen; there is none where the kernel does not let it.
+    pub(crate) fn new(file: &Path) -> Option<Self> {
+        let (directory, name) = (file.parent()?, file.file_name()?);
+        let opened = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC);
+        let inotify = opened
+            .inspect_err(|errno| {
+                let file = file.display();
+                tracing::warn!(%file, %errno, "cannot hear when it changes: looked at by time");
+            })
+            .ok()?;
+        let watch = Self {
+            inotify,
+            directory: directory.to_owned(),
+            name: name.to_owned(),
+        };
+        watch.arm();
+        Some(watch)
+    }
+
+    /// Listens at what the directory is now, also if it was made only now, or made again.
+    pub(crate) fn arm(&self) {
+        let heard = AddWatchFlags::IN_CLOSE_WRITE
+            | AddWatchFlags::IN_CREATE
+            | AddWatchFlags::IN_MOVED_TO
+            | AddWatchFlags::IN_MOVED_FROM
+            | AddWatchFlags::IN_DELETE
+            | AddWatchFlags::IN_DELETE_SELF
+            | AddWatchFlags::IN_MOVE_SELF
+            | AddWatchFlags::IN_ONLYDIR;
+        if let Err(errno) = self.inotify.add_watch(&self.directory, heard) {
+            let directory = self.directory.display();
+            tracing::debug!(%directory, %errno, "not listened at");
+        }
+    }
+
+    /// Takes what was heard; returns whether the file may have changed.
+    pub(crate) fn drain(&self) -> bool {
+        let mut any = false;
+        // Until there is nothing more to read.
+        while let Ok(events) = self.inotify.read_events() {
+            any |= events.iter().any(|event| match &event.name {
+                Some(name) => *name == self.name || name.as_bytes().starts_with(b".."),
+                // The directory itself, or more than there was room for.
+                None => true,
+            });
+        }
+        any
+    }
+}
+
+impl AsFd for FileWatch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.inotify.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn every_way_of_replacing_a_file_is_heard() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        let watch = FileWatch::new(&at("masq")).unwrap();
+        assert!(!watch.drain());
+        fs::write(at("masq"), "a").unwrap();
+        assert!(watch.drain(), "written");
+        assert!(!watch.drain(), "heard once");
+        fs::write(at("other"), "b").unwrap();
+        assert!(!watch.drain(), "another file");
+        fs::rename(at("other"), at("masq")).unwrap();
+        assert!(watch.drain(), "replaced");
+        fs::remove_file(at("masq")).unwrap();
+        assert!(watch.drain(), "removed");
+
+        // As a kubelet does.
+        fs::create_dir(at("..1")).unwrap();
+        fs::write(at("..1/masq"), "c").unwrap();
+        symlink("..1", at("..data")).unwrap();
+        symlink("..data/masq", at("masq")).unwrap();
+        assert!(watch.drain());
+        fs::create_dir(at("..2")).unwrap();
+        fs::write(at("..2/masq"), "d").unwrap();
+        symlink("..2", at("..new")).unwrap();
+        watch.drain();
+        fs::rename(at("..new"), at("..data")).unwrap();
+        assert!(watch.drain(), "another ConfigMap");
+        assert_eq!(fs::read_to_string(at("masq")).unwrap(), "d");
+    }
+
+    #[test]
+    fn a_directory_may_come_later() {
+        let directory = tempfile::tempdir().unwrap();
+        let inner = directory.path().join("etc");
+        let watch = FileWatch::new(&inner.join("masq")).unwrap();
+        fs::create_dir(&inner).unwrap();
+        watch.arm();
+        fs::write(inner.join("masq"), "a").unwrap();
+        assert!(watch.drain());
+        fs::remove_dir_all(&inner).unwrap();
+        assert!(watch.drain());
+        fs::create_dir(&inner).unwrap();
+        watch.arm();
+        fs::write(inner.join("masq"), "b").unwrap();
+        assert!(watch.drain());
+    }
+}
