@@ -592,9 +592,12 @@ fn what_is_listed_gives_way_to_pods_and_nodes() {
     let list = ["10.244.2.0/24", "192.0.2.12/32"];
     set(&lab, &list);
     for back in [false, true] {
-        let change = |datapath: &Datapath| match back {
-            false => datapath.remove_peer(&peer.name),
-            true => datapath.upsert_peer(&peer).map(drop),
+        let change = |datapath: &Datapath| {
+            if back {
+                datapath.upsert_peer(&peer).map(drop)
+            } else {
+                datapath.remove_peer(&peer.name)
+            }
         };
         lab.datapaths.inside(0, change).or_panic();
         let adoption = take_over(&mut lab, |config| {

@@ -16,7 +16,7 @@ use datapath_kern::abi::flow::FlowKey;
 use datapath_kern::abi::metric::Direction;
 use datapath_kern::abi::tunnel::Uplink;
 use datapath_kern::env::Table;
-use datapath_kern::host::{Buffer, Hook, Host, plan};
+use datapath_kern::host::{Buffer, Hook, Host, Prefix, Way, plan};
 use datapath_kern::packet::Family;
 use datapath_kern::verdict::{Action, DropReason};
 use proptest::prelude::*;
@@ -360,7 +360,7 @@ fn what_the_node_answers_goes_out_as_it_is(
 #[test]
 fn what_the_stack_forwards_for_a_pod_is_masqueraded_and_goes_back_by_the_stack() {
     let host = node(1, Family::V4);
-    let everything = datapath_kern::host::Prefix::new("0.0.0.0".parse().unwrap(), 0);
+    let everything = Prefix::new("0.0.0.0".parse().unwrap(), 0);
     host.routing.borrow_mut().remove_route(everything);
     let tuple = tcp(1, 40_000);
     let handed = from_pod(&host, 1, 1, &tuple);
@@ -505,6 +505,60 @@ fn a_flow_keeps_its_port_when_it_is_judged_again() {
     assert_eq!(port(&again), port(&first));
     host.peers.update(&0, |world| world.generation += 1);
     answered(&host, 2, &tcp(2, 40_000), &first);
+}
+
+/// The other end knows a flow by one source address, whatever new flows leave behind.
+#[rstest]
+fn a_flow_leaves_as_it_began(#[values(Family::V4, Family::V6)] family: Family) {
+    let host = node(1, Family::V4);
+    let of = |pod, port| {
+        let l4 = L4::Tcp(port, 443, SYN);
+        Tuple::new(plan::pod(1, pod, family), plan::outside(family), l4)
+    };
+    let sent = |tuple: &Tuple| {
+        host.peers.update(&0, |world| world.generation += 1);
+        let out = from_pod(&host, 1, 1, tuple);
+        assert_eq!(out.counted, "egress to-network", "{:?}", out.reason);
+        frame::parse(&out.bytes).tuple
+    };
+    let uplink = host.uplinks.get(&plan::UPLINK).unwrap();
+    let begun = masqueraded(&from_pod(&host, 1, 1, &of(1, 40_000)), &of(1, 40_000));
+    answered(&host, 1, &of(1, 40_000), &begun);
+
+    // Behind another address.
+    let other = plan::node(3, family).into();
+    let elsewhere = Uplink {
+        masquerade_v4: other,
+        masquerade_v6: other,
+    };
+    host.uplinks.set(plan::UPLINK, elsewhere).unwrap();
+    let ack = of(1, 40_000).with_flags(ACK);
+    assert_eq!(sent(&ack), begun.with_flags(ACK));
+    answered(&host, 1, &of(1, 40_000), &begun);
+    assert_eq!(sent(&of(1, 40_001)).source, other.to_ip());
+
+    // Behind none; and what began so goes on so, too.
+    host.uplinks.set(plan::UPLINK, Uplink::default()).unwrap();
+    assert_eq!(sent(&ack), begun.with_flags(ACK));
+    let (own, own_ack) = (of(1, 40_002), of(1, 40_002).with_flags(ACK));
+    assert_eq!(sent(&own), own);
+    host.uplinks.set(plan::UPLINK, uplink).unwrap();
+    assert_eq!(sent(&own_ack), own_ack);
+
+    // By another way out the address may be nobody's.
+    let everything = match family {
+        Family::V4 => "0.0.0.0".parse().unwrap(),
+        Family::V6 => "::".parse().unwrap(),
+    };
+    let way = Way::Out {
+        interface: plan::UPLINK,
+        gateway: Some(plan::node(2, family)),
+    };
+    let mut routing = host.routing.borrow_mut();
+    routing.neighbour(plan::node(2, family), Some(plan::node_mac(2)));
+    routing.route(Prefix::new(everything, 0), way);
+    drop(routing);
+    assert_eq!(sent(&own_ack).source, plan::node(1, family));
 }
 
 /// The pending table let go of the answers' half, and another flow has the port now.

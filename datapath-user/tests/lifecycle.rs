@@ -20,7 +20,7 @@ use common::{
     net, pod,
 };
 use datapath_tunnel::netlink::Netlink;
-use datapath_user::{Config, Datapath, EndpointSpec, Error, PeerSpec, RemotePod};
+use datapath_user::{Config, Datapath, EndpointSpec, Error, Masquerade, PeerSpec, RemotePod};
 
 #[test]
 fn close_leaves_nothing_of_open() {
@@ -129,6 +129,14 @@ fn open_refuses_what_does_not_fit_the_machine() {
         };
         let error = refused(&|config| config.uplinks = vec!["nope0".into()]);
         assert!(text(&error).contains("nope0"), "{error}");
+        let error = refused(&|config| {
+            config.uplinks[0].masquerade = Some(Masquerade::Behind(vec![ip("203.0.113.77")]));
+        });
+        let said = text(&error);
+        assert!(
+            said.contains("203.0.113.77") && said.contains("an address that this node has"),
+            "{said}"
+        );
         let error = refused(&|config| config.max_flows = 1000);
         assert!(text(&error).contains("max_flows"), "{error}");
         let error = refused(&|config| config.gateways = vec![ip("10.9.9.9")]);

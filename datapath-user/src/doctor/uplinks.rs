@@ -91,7 +91,9 @@ fn finding(name: &str, link: Result<Option<Link>, NetlinkError>, addresses: &[Ad
     }
     if own.is_empty() {
         let found = format!("MTU {mtu_bytes}, {pods}; no address");
-        let remedy = "give it an address: tunnels and masquerade start from it";
+        let remedy = "give it an address, for tunnels and masquerade to start from; where the \
+                      node has its own on lo, name that one as `src` of the default route and \
+                      as `underlay`";
         return Finding::warn(check, found, remedy);
     }
     Finding::ok(check, found)

@@ -37,7 +37,7 @@ const LINK_LOCAL_V4: &str = "169.254.0.0/16";
 /// Left out by `masqLinkLocalIPv6`.
 const LINK_LOCAL_V6: &str = "fe80::/10";
 /// How often the file is looked at, if it does not say.
-const RESYNC: Duration = Duration::from_secs(60);
+const RESYNC: Duration = Duration::from_mins(1);
 /// Prefixes that a file may have, as ip-masq-agent has it.
 const LIMIT: usize = 64;
 /// The largest file that is read, bytes. One of 64 prefixes has 2 KiB.
@@ -113,8 +113,8 @@ impl NonMasquerade {
     /// |---|---|---|
     /// | `nonMasqueradeCIDRs` | prefixes that pods reach under their own addresses | those that no router of the Internet leads to; also if the list is empty |
     /// | `cidrLimit` | prefixes that it may have | 64 |
-    /// | `masqLinkLocal` | whether 169.254.0.0/16 is not one of them | it is |
-    /// | `masqLinkLocalIPv6` | whether fe80::/10 is not one of them | it is |
+    /// | `masqLinkLocal` | whether `169.254.0.0/16` is not one of them | it is |
+    /// | `masqLinkLocalIPv6` | whether `fe80::/10` is not one of them | it is |
     /// | `resyncInterval` | how often the file is looked at if nobody tells that it changed: `60s`, `1m30s` | 60 seconds |
     ///
     /// # Errors
@@ -382,7 +382,7 @@ mod tests {
         for text in DEFAULTS.iter().chain([&LINK_LOCAL_V4, &LINK_LOCAL_V6]) {
             assert!(defaults.contains(&(*text).to_owned()), "{text}");
         }
-        assert_eq!(said.resync, Duration::from_secs(60));
+        assert_eq!(said.resync, Duration::from_mins(1));
         let said = parse("masqLinkLocal: true\nmasqLinkLocalIPv6: true").unwrap();
         assert_eq!(by(&said, ListedBy::Default), DEFAULTS);
     }

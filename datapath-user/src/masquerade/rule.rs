@@ -228,296 +228,106 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn good(interface: u32, address: &str) -> Own {
-        Own {
-            address: ip(address),
-            interface,
-            standing: Standing::Good,
-        }
-    }
-
-    fn deprecated(interface: u32, address: &str) -> Own {
-        Own {
-            standing: Standing::Deprecated,
-            ..good(interface, address)
-        }
-    }
-
-    fn tentative(interface: u32, address: &str) -> Own {
-        Own {
-            standing: Standing::Tentative,
-            ..good(interface, address)
-        }
-    }
+    /// What a node has, and what is chosen, out of eth0: addresses on their interfaces, `~` before
+    /// deprecated ones and `?` before tentative ones; sources of default routes, the lowest metric
+    /// first; what is configured; what it was before.
+    const CASES: &str = "
+        one                        | eth0 .11              |                 |     |     | .11 uplink
+        the oldest                 | eth0 .11 eth0 .12     |                 |     |     | .11 uplink
+        another was first          | eth0 .12 eth0 .11     |                 |     | .11 | .11 kept
+        as before, and first       | eth0 .11 eth0 .12     |                 |     | .11 | .11 uplink
+        gone                       | eth0 .12              |                 |     | .11 | .12 uplink
+        back                       | eth0 .12 eth0 .11     |                 |     | .12 | .12 uplink
+        configured                 | eth0 .11 eth0 .12     |                 | .12 | .11 | .12 configured
+        configured, on lo          | eth0 .11 lo .1        |                 | .1  |     | .1 configured
+        configured, against routes | eth0 .11 eth0 .12     | eth0 .11        | .12 |     | .12 configured
+        configured and gone        | eth0 .11 eth0 .12     |                 | .99 | .11 |
+        source of the route        | eth0 .11 lo .1        | eth0 .1         |     |     | .1 route
+        the route came later       | eth0 .11 lo .1        | eth0 .1         |     | .11 | .1 route
+        the route has gone         | eth0 .11 lo .1        |                 |     | .1  | .1 kept
+        the source is not there    | eth0 .11 eth0 .12     | eth0 .1         |     |     | .11 uplink
+        the source is deprecated   | eth0 .11 lo ~.1       | eth0 .1         |     |     | .11 uplink
+        another uplink's route     | eth0 .11 eth0 .12     | eth1 .12        |     |     | .11 uplink
+        the lowest metric          | eth0 .11 eth0 .12     | eth0 .12 eth0 .11 |   |     | .12 route
+        one route as before        | eth0 .11 eth0 .12     | eth0 .12 eth0 .11 |   | .11 | .11 route
+        lo                         | lo .1                 |                 |     |     | .1 loopback
+        lo, as before              | lo .1                 |                 |     | .1  | .1 loopback
+        lo comes last              | eth0 .11 lo .1        |                 |     |     | .11 uplink
+        no other interface         | dummy0 .1             |                 |     |     |
+        unless the route says so   | eth0 .11 dummy0 .1    | eth0 .1         |     |     | .1 route
+        also while it flaps        | eth0 .11 dummy0 .1    |                 |     | .1  | .1 kept
+        moved to another uplink    | eth1 .11 eth0 .12     |                 |     | .11 | .12 uplink
+        deprecated                 | eth0 ~.11 eth0 .12    |                 |     |     | .12 uplink
+        deprecated now             | eth0 ~.11 eth0 .12    |                 |     | .11 | .12 uplink
+        deprecated, no other       | eth0 ~.11             |                 |     | .11 | .11 kept
+        deprecated from the start  | eth0 ~.11             |                 |     |     |
+        tentative                  | eth0 ?.11 eth0 .12    |                 |     |     | .12 uplink
+        tentative again            | eth0 ?.11 eth0 .12    |                 |     | .11 | .11 kept
+        nothing                    |                       |                 |     | .11 |
+    ";
 
     #[test]
     fn the_rule_step_by_step() {
-        use MasqueradeRule::{Configured, Kept, Loopback, Uplink};
-        const ROUTE: MasqueradeRule = MasqueradeRule::Route;
-        // What the node has, sources of default routes, configured, before; what is chosen.
-        type Case<'a> = (
-            &'a str,
-            &'a [Own],
-            &'a [(u32, &'a str)],
-            Option<&'a str>,
-            Option<&'a str>,
-            Option<(&'a str, MasqueradeRule)>,
-        );
-        let two = [good(UPLINK, "192.0.2.11"), good(UPLINK, "192.0.2.12")];
-        let swapped = [two[1], two[0]];
-        let routed = [good(UPLINK, "198.51.100.1"), good(LOOPBACK, "203.0.113.1")];
-        let on_lo = [good(LOOPBACK, "203.0.113.1")];
-        let on_dummy = [good(UPLINK, "198.51.100.1"), good(DUMMY, "203.0.113.1")];
-        let moved = [good(OTHER, "192.0.2.11"), good(UPLINK, "192.0.2.12")];
-        let fading = [deprecated(UPLINK, "192.0.2.11"), good(UPLINK, "192.0.2.12")];
-        let faded = [deprecated(UPLINK, "192.0.2.11")];
-        let again = [tentative(UPLINK, "192.0.2.11"), good(UPLINK, "192.0.2.12")];
-        let v6 = [good(UPLINK, "2001:db8::1")];
-        let src = [(UPLINK, "203.0.113.1")];
-        let both = [(UPLINK, "192.0.2.11"), (UPLINK, "192.0.2.12")];
-        let cases: &[Case<'_>] = &[
-            (
-                "one",
-                &two[..1],
-                &[],
-                None,
-                None,
-                Some(("192.0.2.11", Uplink)),
-            ),
-            (
-                "the oldest",
-                &two,
-                &[],
-                None,
-                None,
-                Some(("192.0.2.11", Uplink)),
-            ),
-            (
-                "another was first",
-                &swapped,
-                &[],
-                None,
-                Some("192.0.2.11"),
-                Some(("192.0.2.11", Kept)),
-            ),
-            (
-                "as before, and first",
-                &two,
-                &[],
-                None,
-                Some("192.0.2.11"),
-                Some(("192.0.2.11", Uplink)),
-            ),
-            (
-                "gone",
-                &two[1..],
-                &[],
-                None,
-                Some("192.0.2.11"),
-                Some(("192.0.2.12", Uplink)),
-            ),
-            (
-                "back",
-                &swapped,
-                &[],
-                None,
-                Some("192.0.2.12"),
-                Some(("192.0.2.12", Uplink)),
-            ),
-            (
-                "configured",
-                &two,
-                &[],
-                Some("192.0.2.12"),
-                Some("192.0.2.11"),
-                Some(("192.0.2.12", Configured)),
-            ),
-            (
-                "configured elsewhere",
-                &routed,
-                &[],
-                Some("203.0.113.1"),
-                None,
-                Some(("203.0.113.1", Configured)),
-            ),
-            (
-                "configured and gone",
-                &two,
-                &[],
-                Some("192.0.2.99"),
-                Some("192.0.2.11"),
-                None,
-            ),
-            (
-                "source of the route",
-                &routed,
-                &src,
-                None,
-                None,
-                Some(("203.0.113.1", ROUTE)),
-            ),
-            (
-                "the route came later",
-                &routed,
-                &src,
-                None,
-                Some("198.51.100.1"),
-                Some(("203.0.113.1", ROUTE)),
-            ),
-            (
-                "the route has gone",
-                &routed,
-                &[],
-                None,
-                Some("203.0.113.1"),
-                Some(("203.0.113.1", Kept)),
-            ),
-            (
-                "a source that is not there",
-                &two,
-                &src,
-                None,
-                None,
-                Some(("192.0.2.11", Uplink)),
-            ),
-            (
-                "another uplink's route",
-                &two,
-                &[(OTHER, "192.0.2.12")],
-                None,
-                None,
-                Some(("192.0.2.11", Uplink)),
-            ),
-            (
-                "the lowest metric",
-                &two,
-                &both,
-                None,
-                None,
-                Some(("192.0.2.11", ROUTE)),
-            ),
-            (
-                "one of the routes' as before",
-                &two,
-                &both,
-                None,
-                Some("192.0.2.12"),
-                Some(("192.0.2.12", ROUTE)),
-            ),
-            (
-                "lo",
-                &on_lo,
-                &[],
-                None,
-                None,
-                Some(("203.0.113.1", Loopback)),
-            ),
-            (
-                "lo comes after the uplink",
-                &routed,
-                &[],
-                None,
-                None,
-                Some(("198.51.100.1", Uplink)),
-            ),
-            (
-                "another interface is none of it",
-                &on_dummy[1..],
-                &[],
-                None,
-                None,
-                None,
-            ),
-            (
-                "but may be the route's",
-                &on_dummy,
-                &src,
-                None,
-                None,
-                Some(("203.0.113.1", ROUTE)),
-            ),
-            (
-                "and stays while the route flaps",
-                &on_dummy,
-                &[],
-                None,
-                Some("203.0.113.1"),
-                Some(("203.0.113.1", Kept)),
-            ),
-            (
-                "moved to another uplink",
-                &moved,
-                &[],
-                None,
-                Some("192.0.2.11"),
-                Some(("192.0.2.12", Uplink)),
-            ),
-            (
-                "deprecated",
-                &fading,
-                &[],
-                None,
-                None,
-                Some(("192.0.2.12", Uplink)),
-            ),
-            (
-                "deprecated now",
-                &fading,
-                &[],
-                None,
-                Some("192.0.2.11"),
-                Some(("192.0.2.12", Uplink)),
-            ),
-            (
-                "deprecated, and no other",
-                &faded,
-                &[],
-                None,
-                Some("192.0.2.11"),
-                Some(("192.0.2.11", Kept)),
-            ),
-            ("deprecated from the start", &faded, &[], None, None, None),
-            (
-                "tentative",
-                &again,
-                &[],
-                None,
-                None,
-                Some(("192.0.2.12", Uplink)),
-            ),
-            (
-                "tentative again",
-                &again,
-                &[],
-                None,
-                Some("192.0.2.11"),
-                Some(("192.0.2.11", Kept)),
-            ),
-            (
-                "the other family",
-                &v6,
-                &[],
-                None,
-                Some("2001:db8::1"),
-                None,
-            ),
-            ("nothing", &[], &[], None, Some("192.0.2.11"), None),
-        ];
-        for (name, own, sources, configured, former, wanted) in cases {
-            let choice = Choice {
-                own: own.to_vec(),
-                sources: sources
-                    .iter()
-                    .map(|&(on, source)| (on, ip(source)))
-                    .collect(),
-            };
-            let found = choice.choose(true, UPLINK, &[OTHER], configured.map(ip), former.map(ip));
-            assert_eq!(
-                found,
-                wanted.map(|(address, rule)| (ip(address), rule)),
-                "{name}"
-            );
+        let address = |text: &str, v4: bool| {
+            let number = text.strip_prefix('.').unwrap();
+            ip(&format!(
+                "{}{number}",
+                if v4 { "192.0.2." } else { "2001:db8::" }
+            ))
+        };
+        let interface = |name: &str| match name {
+            "lo" => LOOPBACK,
+            "eth0" => UPLINK,
+            "eth1" => OTHER,
+            _ => DUMMY,
+        };
+        let pairs = |text: &str| {
+            let words: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
+            let pairs = words
+                .chunks(2)
+                .map(|pair| (interface(&pair[0]), pair[1].clone()));
+            pairs.collect::<Vec<_>>()
+        };
+        let mut count = 0;
+        for case in CASES.lines().filter(|line| line.contains('|')) {
+            let fields: Vec<&str> = case.split('|').map(str::trim).collect();
+            for v4 in [true, false] {
+                let one = |text: &str| (!text.is_empty()).then(|| address(text, v4));
+                let own = |(interface, text): (u32, String)| Own {
+                    address: address(text.trim_start_matches(['~', '?']), v4),
+                    interface,
+                    standing: match text.as_bytes()[0] {
+                        b'~' => Standing::Deprecated,
+                        b'?' => Standing::Tentative,
+                        _ => Standing::Good,
+                    },
+                };
+                let sources = pairs(fields[2]).into_iter();
+                let choice = Choice {
+                    own: pairs(fields[1]).into_iter().map(own).collect(),
+                    sources: sources.map(|(on, text)| (on, address(&text, v4))).collect(),
+                };
+                let choose =
+                    |v4| choice.choose(v4, UPLINK, &[OTHER], one(fields[3]), one(fields[4]));
+                let said = choose(v4).map(|(address, rule)| {
+                    let rule = serde_json::to_value(rule).unwrap();
+                    (address, rule.as_str().unwrap().to_owned())
+                });
+                let wanted = fields[5].split_once(' ');
+                let wanted = wanted.map(|(text, rule)| (address(text, v4), rule.to_owned()));
+                assert_eq!(said, wanted, "{}", fields[0]);
+                if fields[3].is_empty() {
+                    assert_eq!(
+                        choose(!v4),
+                        None,
+                        "{}: nothing of the other family",
+                        fields[0]
+                    );
+                }
+                count += 1;
+            }
         }
+        assert_eq!(count, 64);
     }
 
     #[test]

@@ -41,9 +41,7 @@ pub struct UplinkSpec {
 /// Written as `true`, `false`, `"ipv4"`, `"ipv6"`, or as a list of addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Masquerade {
-    /// They do, behind the address that [the rule](MasqueradeRule) finds.
-    ///
-    /// [`MasqueradeRule`]: crate::MasqueradeRule
+    /// They do, behind the address that [the rule](crate::MasqueradeRule) finds.
     #[default]
     On,
     /// They leave under their own addresses.

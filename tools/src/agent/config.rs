@@ -241,6 +241,11 @@ mod tests {
     fn what_is_written_can_be_read() {
         let config = load(GOOD);
         assert_eq!(load(&toml::to_string(&config).unwrap()), config);
+        let uplinks = r#"["eth0", { name = "eth1", masquerade = ["203.0.113.7"] }]
+            non_masquerade_file = "/etc/masq.yaml""#;
+        let config = load(&GOOD.replace("[\"eth0\"]", uplinks));
+        assert_eq!(config.datapath.uplinks.len(), 2);
+        assert_eq!(load(&toml::to_string(&config).unwrap()), config);
     }
 
     #[test]
@@ -255,6 +260,8 @@ mod tests {
             said.contains("line 6") && said.contains("`gatways`"),
             "{said}"
         );
+        let said = complaint(&GOOD.replace("[\"eth0\"]", "[{ name = \"eth0\", masq = true }]"));
+        assert!(said.contains("line 4") && said.contains("`masq`"), "{said}");
         let said = complaint(&GOOD.replace("1001", "\"web\""));
         assert!(
             said.contains("identity = \"web\"") && said.contains("u32"),

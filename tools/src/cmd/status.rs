@@ -59,7 +59,7 @@ fn rows(status: &api::Status, socket: String) -> Vec<(&'static str, String)> {
         }
         text = format!("{text}, MTU {mtu}: {}", list(&uplink.addresses));
         rows.push(("uplink", text));
-        rows.push(("pods leave", leaving(uplink)));
+        rows.push(("leaving", leaving(uplink)));
     }
     let kept = &datapath.non_masquerade;
     if !kept.prefixes.is_empty() || kept.file.is_some() {
@@ -191,7 +191,9 @@ mod tests {
         socket     /run/datapath/agent.sock
         kernel     6.12.48
         tunnel     direct: as configured
-        uplink     eth0, MTU 1500: 192.0.2.11, 2001:db8:0:1::11; pods leave behind 192.0.2.11, 2001:db8:0:1::11
+        uplink     eth0, MTU 1500: 192.0.2.11, 2001:db8:0:1::11
+        leaving    by eth0: behind 192.0.2.11 (source of the default route), in IPv6 under their own addresses
+        unless to  172.16.0.0/12 (config); 10.0.0.0/8 (file); file /etc/datapath/masq.yaml
         pods       10.244.1.0/24, fd00:10:244:1::/64, MTU 1450
         pods by    netkit: this kernel has it
         UDP GSO    by the stack: the tunnel cannot carry frames of several datagrams

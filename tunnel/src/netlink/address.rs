@@ -38,7 +38,7 @@ pub struct Address {
     /// lifetime is over. IPv4 addresses can be so too.
     pub deprecated: bool,
     /// The flag that means two things (`IFA_F_SECONDARY`, `IFA_F_TEMPORARY`,
-    /// include/uapi/linux/if_addr.h): of an IPv4 address, that an older one of the interface has
+    /// `include/uapi/linux/if_addr.h`): of an IPv4 address, that an older one of the interface has
     /// the same prefix; of an IPv6 address, that it was made up for a while (RFC 8981).
     pub secondary: bool,
 }
