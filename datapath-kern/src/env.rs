@@ -12,6 +12,8 @@ use crate::abi::fragment::{Fragment, FragmentKey};
 use crate::abi::ipcache::IpEntry;
 use crate::abi::metric::Direction;
 use crate::abi::nexthop::{Claim, NextHop};
+use crate::abi::quota::Quota;
+use crate::abi::tally::Tally;
 use crate::abi::tunnel::{Peer, Uplink};
 use crate::packet::Packet;
 
@@ -31,8 +33,7 @@ pub trait Table<K, V: Copy> {
     ///
     /// # Errors
     ///
-    /// [`InsertError::Exists`] where the key has one, [`InsertError::Full`] where there is no
-    /// room.
+    /// [`InsertError::Exists`] where the key has one, the others where there is no room.
     fn insert(&self, key: &K, value: &V) -> Result<(), InsertError>;
 
     /// Takes a key out. Whether it was there.
@@ -44,8 +45,14 @@ pub trait Table<K, V: Copy> {
 pub enum InsertError {
     /// The key is there already.
     Exists,
-    /// No room, or the kernel could not lock the bucket.
+    /// No room: `E2BIG`, `ENOSPC`.
     Full,
+    /// No memory for another one, or none that the table could let go of: `ENOMEM`.
+    NoMemory,
+    /// The bucket was being changed, by this CPU or (before Linux 6.15) by another: `EBUSY`.
+    Busy,
+    /// Anything else that the kernel says.
+    Other,
 }
 
 /// Maps, clock, routing table and counters.
@@ -85,6 +92,12 @@ pub trait Env: Settings {
 
     /// What ends of the network have used up of their answers, by the slots of their next hops.
     fn budgets(&self) -> impl Table<u32, Budget>;
+
+    /// What endpoints have of the flow tables, by slot.
+    fn quotas(&self) -> impl Table<u32, Quota>;
+
+    /// Counts what happened to so many flows, or entries of flows.
+    fn tally(&self, what: Tally, count: u64);
 
     /// Uplinks by interface.
     fn uplinks(&self) -> impl Table<u32, Uplink>;

@@ -144,6 +144,8 @@ outcomes! {
         FragmentationNeeded = 30, "Fragmentation needed";
         /// A fragment whose packet's first one was not seen.
         FragmentWithoutFirst = 31, "First logical datagram fragment not found";
+        /// The endpoint has its share of the flow tables already.
+        EndpointQuota = 32, "CT: Endpoint quota exceeded";
     }
 }
 

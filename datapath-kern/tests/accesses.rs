@@ -253,12 +253,15 @@ fn the_first_packet_to_the_outside() {
     next_hops update
     next_hops get
     random
+    quotas get
     next_hops get
     flows update
     pending update
     pending insert
     flows update
     pending insert
+    flows update
+    tally update
     next_hops update
     fib
     uplinks get

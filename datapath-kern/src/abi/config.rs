@@ -75,7 +75,8 @@ settings! {
     /// One: the VNI is the source identity, as all nodes agreed on numbers. Zero: the identity
     /// comes from the ipcache by inner source address and the VNI must match it.
     identity_from_vni: u32,
-    /// One: a TCP flow may be picked up in the middle.
+    /// One: a TCP flow may be picked up in the middle, by a segment with ACK and without SYN and
+    /// RST.
     tcp_loose: u32,
     /// Lowest source port that masquerade hands out.
     nat_port_min: u32,
@@ -116,8 +117,13 @@ settings! {
     gateway_mac: Mac,
     /// One: every uplink passes frames of several segments on uncut, as a veth does.
     uplinks_pass_gso: u16,
+    /// Established flows that one endpoint may have at most; zero: as many as there is room for.
+    endpoint_established: u32,
+    /// Flows that one endpoint may begin in a second without proving them, and as many again that
+    /// others may begin to it; zero: any number.
+    endpoint_begun_per_s: u32,
 }
-crate::abi!(Config, size = 120, align = 8);
+crate::abi!(Config, size = 128, align = 8);
 
 /// Values of [`Config::tunnel`].
 pub mod tunnel {
@@ -159,5 +165,7 @@ impl Config {
         net_interface: 0,
         gateway_mac: [0; 6],
         uplinks_pass_gso: 0,
+        endpoint_established: 0,
+        endpoint_begun_per_s: 0,
     };
 }

@@ -158,12 +158,26 @@ pub mod state {
     pub const REPLIED: u8 = 0x01;
     /// The originator answered a reply: the flow is proven and lives in the established table.
     pub const ESTABLISHED: u8 = 0x02;
-    /// The originator sent FIN or RST.
+    /// The originator sent FIN.
     pub const CLOSED_ORIGINAL: u8 = 0x04;
-    /// The other side sent FIN or RST.
+    /// The other side sent FIN.
     pub const CLOSED_REPLY: u8 = 0x08;
     /// Both sides are done.
     pub const CLOSED: u8 = CLOSED_ORIGINAL | CLOSED_REPLY;
+    /// RST came in the originator's name, and nothing else since.
+    pub const RESET_ORIGINAL: u8 = 0x10;
+    /// RST came in the other side's name, and nothing else since.
+    pub const RESET_REPLY: u8 = 0x20;
+    /// One of the sides is said to have reset the flow.
+    pub const RESET: u8 = RESET_ORIGINAL | RESET_REPLY;
+
+    /// Whether packets do not make a flow in `state` live longer: both sides closed it, or one
+    /// reset it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_over(state: u8) -> bool {
+        state & CLOSED == CLOSED || state & RESET != 0
+    }
 }
 
 /// Values of [`Flow::verdict`].
@@ -233,6 +247,17 @@ impl End {
     }
 }
 
+/// Against which counter of which endpoint a flow counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Charge {
+    /// Slot of the endpoint.
+    pub slot: u32,
+    /// Whether it is counted with the flows that others begin to the endpoint. This node, slot 0,
+    /// has those here that it begins to pods: what a flood from outside has it answer does not
+    /// keep it from them.
+    pub received: bool,
+}
+
 impl Flow {
     /// What is done with the packets: one of `flags::TARGET_*`.
     #[inline(always)]
@@ -261,6 +286,30 @@ impl Flow {
     #[must_use]
     pub const fn port_delta_matters(&self) -> bool {
         self.port_delta != 0xffff
+    }
+
+    /// Which endpoint's quota the flow counts against: that of the local end that began it, or of
+    /// the pod that it was begun to.
+    #[inline(always)]
+    #[must_use]
+    pub const fn charge(&self) -> Charge {
+        let (from, to, target) = if self.has(flags::REPLY) {
+            (self.to, self.from, self.arrival() >> 3)
+        } else {
+            (self.from, self.to, self.target())
+        };
+        let (from, to) = (End::from_raw(from), End::from_raw(to));
+        if from.is_remote() {
+            Charge {
+                slot: if to.is_remote() { 0 } else { to.slot() },
+                received: !to.is_remote() && to.slot() != 0,
+            }
+        } else {
+            Charge {
+                slot: from.slot(),
+                received: from.slot() == 0 && target != flags::TARGET_UPLINK,
+            }
+        }
     }
 
     /// Key under which packets of the other direction are looked up, given this entry's own key.
@@ -335,6 +384,41 @@ mod tests {
             ..Flow::default()
         };
         assert_eq!(reply.partner_key(&reply_key), original);
+    }
+
+    #[test]
+    fn both_halves_count_against_the_same_endpoint() {
+        let pod = End::endpoint(7);
+        let (host, world, peer) = (End::HOST, End::WORLD, End::peer(7));
+        let (uplink, local) = (flags::TARGET_UPLINK, flags::TARGET_POD);
+        let (tunnel, stack) = (flags::TARGET_TUNNEL, flags::TARGET_HOST);
+        for (from, to, target, slot, received) in [
+            (pod, world, uplink, 7, false),
+            (pod, End::endpoint(9), local, 7, false),
+            (pod, host, stack, 7, false),
+            (world, pod, local, 7, true),
+            (peer, pod, local, 7, true),
+            (peer, host, stack, 0, false),
+            (host, world, uplink, 0, false),
+            (host, pod, local, 0, true),
+            (host, peer, tunnel, 0, true),
+            (world, peer, tunnel, 0, false),
+        ] {
+            let forward = Flow {
+                from: from.raw(),
+                to: to.raw(),
+                flags: flags::ARRIVAL_HOST | target,
+                ..Flow::default()
+            };
+            let reply = Flow {
+                from: to.raw(),
+                to: from.raw(),
+                flags: flags::TARGET_HOST | target << 3 | flags::REPLY,
+                ..Flow::default()
+            };
+            let charge = Charge { slot, received };
+            assert_eq!((forward.charge(), reply.charge()), (charge, charge));
+        }
     }
 
     #[test]

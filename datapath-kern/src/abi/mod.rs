@@ -17,11 +17,13 @@ pub mod metric;
 pub mod nexthop;
 #[doc(hidden)]
 pub mod pod;
+pub mod quota;
 pub mod state;
+pub mod tally;
 pub mod tunnel;
 
 /// Version of everything in this module. Part of the load-time settings and of the pinned state.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Marks a pinned directory as ours: `"DPTH"` as a number.
 pub const MAGIC: u32 = 0x4450_5448;

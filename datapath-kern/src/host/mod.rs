@@ -28,6 +28,8 @@ use crate::abi::fragment::{Fragment, FragmentKey};
 use crate::abi::ipcache::IpEntry;
 use crate::abi::metric::{Counter, Direction, MAX_METRICS, OUTCOMES, index};
 use crate::abi::nexthop::{CLAIMED, Claim, MAX_NEXT_HOPS, NextHop};
+use crate::abi::quota::Quota;
+use crate::abi::tally::{MAX_TALLIES, Tally};
 use crate::abi::tunnel::{MAX_PEERS, Peer, Uplink};
 use crate::env::{Env, Fib, FibQuery, Table};
 use crate::packet::Packet;
@@ -74,6 +76,10 @@ pub struct Host {
     pub fragments: Hash<FragmentKey, Fragment>,
     /// What ends used up of their answers.
     pub budgets: Array<Budget>,
+    /// What endpoints have of the flow tables.
+    pub quotas: Array<Quota>,
+    /// What happened to flows, by [`Tally`].
+    pub tallies: Array<u64>,
     /// Uplinks by interface.
     pub uplinks: Hash<u32, Uplink>,
     /// Who is behind an address.
@@ -114,6 +120,8 @@ impl Host {
             claims: Hash::new(CLAIMED as usize),
             fragments: Hash::evicting(8192),
             budgets: Array::new(MAX_BUDGETS),
+            quotas: Array::new(MAX_ENDPOINTS),
+            tallies: Array::new(MAX_TALLIES),
             uplinks: Hash::new(64),
             ipcache: RefCell::default(),
             routing: RefCell::default(),
@@ -142,6 +150,12 @@ impl Host {
     #[must_use]
     pub fn take_events(&self) -> Vec<Event> {
         self.events.take()
+    }
+
+    /// How often something happened to a flow.
+    #[must_use]
+    pub fn tallied(&self, what: Tally) -> u64 {
+        self.tallies.get(&what.index()).unwrap_or_default()
     }
 
     /// The counters that moved since the last call, and by how much: direction and code of the
@@ -226,6 +240,15 @@ impl Env for Host {
 
     fn budgets(&self) -> impl Table<u32, Budget> {
         self.logged("budgets", &self.budgets)
+    }
+
+    fn quotas(&self) -> impl Table<u32, Quota> {
+        self.logged("quotas", &self.quotas)
+    }
+
+    fn tally(&self, what: Tally, count: u64) {
+        self.logged("tally", &self.tallies)
+            .update(&what.index(), |cell| *cell += count);
     }
 
     fn uplinks(&self) -> impl Table<u32, Uplink> {

@@ -21,6 +21,8 @@ use datapath_kern::abi::fragment::{Fragment, FragmentKey};
 use datapath_kern::abi::ipcache::IpEntry;
 use datapath_kern::abi::metric::{Direction, index};
 use datapath_kern::abi::nexthop::{Claim, NextHop, kind};
+use datapath_kern::abi::quota::Quota;
+use datapath_kern::abi::tally::Tally;
 use datapath_kern::abi::tunnel::{Peer, Uplink};
 use datapath_kern::env::{Env, Fib, FibQuery, InsertError, Table};
 use datapath_kern::packet::Packet;
@@ -47,8 +49,21 @@ datapath_kern::settings_by_volatile_load!(Kernel, &raw const maps::CONFIG);
 /// A BPF map behind [`Table`].
 struct Map<M: 'static>(&'static M);
 
-/// `-EEXIST`.
-const EXISTS: i32 = -17;
+/// What the kernel means by an error of `bpf_map_update_elem`.
+#[inline(always)]
+const fn refusal(errno: i32) -> InsertError {
+    match errno {
+        // EEXIST
+        -17 => InsertError::Exists,
+        // E2BIG, ENOSPC
+        -7 | -28 => InsertError::Full,
+        // ENOMEM
+        -12 => InsertError::NoMemory,
+        // EBUSY
+        -16 => InsertError::Busy,
+        _ => InsertError::Other,
+    }
+}
 
 macro_rules! hash_table {
     ($kind:ident) => {
@@ -72,13 +87,7 @@ macro_rules! hash_table {
             fn insert(&self, key: &K, value: &V) -> Result<(), InsertError> {
                 self.0
                     .insert(key, value, u64::from(BPF_NOEXIST))
-                    .map_err(|errno| {
-                        if errno == EXISTS {
-                            InsertError::Exists
-                        } else {
-                            InsertError::Full
-                        }
-                    })
+                    .map_err(refusal)
             }
 
             #[inline(always)]
@@ -189,6 +198,16 @@ impl Env for Kernel {
     #[inline(always)]
     fn budgets(&self) -> impl Table<u32, Budget> {
         Map(&maps::BUDGETS)
+    }
+
+    #[inline(always)]
+    fn quotas(&self) -> impl Table<u32, Quota> {
+        Map(&maps::QUOTAS)
+    }
+
+    #[inline(always)]
+    fn tally(&self, what: Tally, count: u64) {
+        Map(&maps::TALLY).update(&what.index(), |cell| *cell = cell.wrapping_add(count));
     }
 
     #[inline(always)]

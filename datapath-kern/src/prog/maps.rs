@@ -13,6 +13,8 @@ use datapath_kern::abi::fragment::{Fragment, FragmentKey};
 use datapath_kern::abi::ipcache::IpEntry;
 use datapath_kern::abi::metric::{Counter, MAX_METRICS};
 use datapath_kern::abi::nexthop::{CLAIMED, Claim, MAX_NEXT_HOPS, NextHop};
+use datapath_kern::abi::quota::Quota;
+use datapath_kern::abi::tally::MAX_TALLIES;
 use datapath_kern::abi::tunnel::{MAX_PEERS, Peer, Uplink};
 use datapath_kern::work::Work;
 
@@ -52,6 +54,13 @@ pub(super) static FRAGMENTS: LruHashMap<FragmentKey, Fragment> =
 
 #[map(name = "budgets")]
 pub(super) static BUDGETS: Array<Budget> = Array::with_max_entries(MAX_BUDGETS, 0);
+
+#[map(name = "quotas")]
+pub(super) static QUOTAS: Array<Quota> = Array::with_max_entries(MAX_ENDPOINTS, 0);
+
+/// What happened to the entries of the flow tables.
+#[map(name = "tally")]
+pub(super) static TALLY: PerCpuArray<u64> = PerCpuArray::with_max_entries(MAX_TALLIES, 0);
 
 #[map(name = "uplinks")]
 pub(super) static UPLINKS: HashMap<u32, Uplink> = HashMap::with_max_entries(64, 0);

@@ -4,16 +4,17 @@ use crate::abi::addr::Addr;
 use crate::abi::config::Settings;
 use crate::abi::flow::{End, Flow, FlowKey, flags, scope, state, verdict};
 use crate::abi::nexthop::PEERS_BASE;
+use crate::abi::tally::Tally;
 use crate::env::{Env, Table};
 use crate::packet::{Headers, Kind, Part};
 use crate::stage::flow::{self, Hit};
 use crate::stage::nat;
 use crate::stage::origin;
+use crate::stage::quota;
 use crate::stage::route;
 use crate::stage::tcp;
 use crate::verdict::DropReason;
 use crate::wire::ip::protocol;
-use crate::wire::transport::tcp_flag;
 use crate::work::Work;
 
 /// The flow of a packet, into [`Work::flow`]: the one it has, judged again where that is due, or a
@@ -47,20 +48,20 @@ pub fn new<E: Env>(env: &E, work: &mut Work) -> Result<(), DropReason> {
 
 /// Whether the packet may begin a flow.
 #[inline(always)]
-fn begins<S: Settings>(settings: &S, hdr: &Headers) -> Result<(), DropReason> {
+fn begins<E: Env>(env: &E, hdr: &Headers) -> Result<(), DropReason> {
     if hdr.kind != Kind::Flow {
         return Err(DropReason::IcmpUnrelated);
     }
     if hdr.part == Part::Later {
         return Err(DropReason::FragmentWithoutFirst);
     }
-    let syn = hdr.tcp_flags & (tcp_flag::SYN | tcp_flag::ACK) == tcp_flag::SYN;
-    if hdr.key.protocol == protocol::TCP
-        && !syn
-        && (settings.tcp_loose() == 0 || hdr.tcp_flags & tcp_flag::RST != 0)
-    {
+    if hdr.key.protocol != protocol::TCP || tcp::is_syn(hdr) {
+        return Ok(());
+    }
+    if env.tcp_loose() == 0 || !tcp::is_mid_stream(hdr) {
         return Err(DropReason::TcpWithoutFlow);
     }
+    env.tally(Tally::PickedUp, 1);
     Ok(())
 }
 
@@ -75,7 +76,7 @@ pub fn enter<E: Env>(env: &E, work: &mut Work) -> Result<(), DropReason> {
     if work.route.masquerade.is_none() {
         work.reply_key = work.flow.partner_key(&work.hdr.key);
         if !nat::reserve(env, work)? {
-            return Err(DropReason::FlowInsertFailed);
+            return join(env, work);
         }
     } else {
         nat::masquerade(env, work)?;
@@ -91,6 +92,7 @@ fn halves<E: Env>(env: &E, work: &mut Work) -> Result<(), DropReason> {
     let lifetime_s = flow::lifetime_s(env, work.hdr.key.protocol, 0);
     let expires_s = work.arrival.now_s.wrapping_add(lifetime_s);
     forward_half(work);
+    quota::check(env, &work.flow, work.arrival.now_s)?;
     reply_half(env, work);
     let of_stack = if work.hdr.key.scope == scope::STACK {
         flags::STACK_SCOPE
@@ -114,19 +116,38 @@ fn halves<E: Env>(env: &E, work: &mut Work) -> Result<(), DropReason> {
 /// Enters the forward half; the reply is in already.
 #[inline(never)]
 fn commit<E: Env>(env: &E, work: &mut Work) -> Result<(), DropReason> {
-    if env.pending().insert(&work.hdr.key, &work.flow).is_ok() {
+    let Work {
+        hdr,
+        flow,
+        reply_key,
+        arrival,
+        ..
+    } = work;
+    let entered = env.pending().insert(&hdr.key, flow);
+    // A flow that was promoted between our looks into the two tables was in neither of them.
+    if entered.is_ok() && env.flows().update(&hdr.key, |_| ()).is_none() {
+        env.tally(Tally::PendingInserted, 2);
+        quota::begun(env, flow, arrival.now_s);
         return Ok(());
     }
-    // Another CPU was first with the same flow, or there is no room. Theirs counts.
-    env.pending().remove(&work.reply_key);
+    for key in [reply_key, &mut hdr.key] {
+        if env.pending().update(key, |half| half.pair == flow.pair) == Some(true) {
+            env.pending().remove(key);
+        }
+    }
+    if let Err(error) = entered {
+        flow::refused(env, error, Tally::PendingFull);
+    }
+    join(env, work)
+}
+
+/// Another CPU was first with the same flow, or there is no room. Theirs counts.
+#[inline(always)]
+fn join<E: Env>(env: &E, work: &mut Work) -> Result<(), DropReason> {
     let Work {
         hdr, flow: copy, ..
     } = work;
-    let theirs = match env.flows().update(&hdr.key, |flow| *copy = *flow) {
-        Some(()) => Some(()),
-        None => env.pending().update(&hdr.key, |flow| *copy = *flow),
-    };
-    theirs.ok_or(DropReason::FlowInsertFailed)
+    flow::peek(env, &hdr.key, |flow| *copy = *flow).ok_or(DropReason::FlowInsertFailed)
 }
 
 /// Decides whether the flow may be: the one place where policy is asked.
@@ -256,7 +277,11 @@ pub fn again<E: Env>(env: &E, work: &mut Work) -> Result<(), DropReason> {
         work.route.masquerade = Addr::NONE;
     }
     let Work {
-        hdr, flow, route, ..
+        hdr,
+        arrival,
+        flow,
+        route,
+        ..
     } = &*work;
     let behind = if flow.has(flags::SNAT) {
         flow.nat_address
@@ -268,11 +293,12 @@ pub fn again<E: Env>(env: &E, work: &mut Work) -> Result<(), DropReason> {
     // remove.
     let same_way = route.next_hop == flow.next_hop && route.next_hop_tag == flow.next_hop_tag;
     let as_it_began = same_way && route.next_hop != 0 && route.target == flags::TARGET_UPLINK;
-    if (route.masquerade == behind || as_it_began) && route.target == flow.target() {
+    let goes_on = (route.masquerade == behind || as_it_began) && route.target == flow.target();
+    if goes_on && !(initial && tcp::begins_another(hdr, arrival, flow)) {
         mend(env, work)?;
-        if hdr_closes(work) {
-            // What a packet closes, it closes also when its flow had to be judged again.
-            let _ = tcp::event(env, work);
+        if tcp::is_event(&work.hdr, work.flow.state) {
+            // What a packet does, it does also when its flow had to be judged again.
+            tcp::follow(env, work);
         }
         return Ok(());
     }
@@ -284,18 +310,12 @@ pub fn again<E: Env>(env: &E, work: &mut Work) -> Result<(), DropReason> {
     enter(env, work)
 }
 
-/// Whether the packet closes its flow, or one direction of it.
-#[inline(always)]
-fn hdr_closes(work: &Work) -> bool {
-    work.hdr.tcp_flags & (tcp_flag::FIN | tcp_flag::RST) != 0
-}
-
 /// Writes what was decided again into both halves of a flow.
 #[inline(never)]
 fn mend<E: Env>(env: &E, work: &mut Work) -> Result<(), DropReason> {
     let (verdict, rule_id) = judge(env, work)?;
-    // Then it is counted where it is closed.
-    let closes = hdr_closes(work);
+    // Then it is counted where that is followed.
+    let followed = tcp::is_event(&work.hdr, work.flow.state);
     work.held_key = work.flow.partner_key(&work.hdr.key);
     let Work {
         hdr,
@@ -317,11 +337,11 @@ fn mend<E: Env>(env: &E, work: &mut Work) -> Result<(), DropReason> {
     flow.to = route.end.raw();
     flow.next_hop = route.next_hop;
     flow.next_hop_tag = route.next_hop_tag;
-    if !closes {
+    if !followed {
         flow.packets = flow.packets.wrapping_add(1);
         flow.bytes = flow.bytes.wrapping_add(u64::from(hdr.length));
     }
-    if flow.state & state::CLOSED != state::CLOSED {
+    if !state::is_over(flow.state) {
         flow.expires_s = expires_s;
     }
     flow::update(env, &hdr.key, |half| *half = *flow);

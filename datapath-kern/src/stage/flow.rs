@@ -2,10 +2,11 @@
 
 use crate::abi::config::Settings;
 use crate::abi::flow::{End, Flow, FlowKey, flags, state};
-use crate::env::{Env, Table};
+use crate::abi::tally::Tally;
+use crate::env::{Env, InsertError, Table};
 use crate::packet::Headers;
 use crate::stage::origin::{self, Arrival};
-use crate::stage::tcp;
+use crate::stage::{quota, tcp};
 use crate::wire::ethernet;
 use crate::wire::ip::protocol;
 use crate::wire::transport::tcp_flag;
@@ -29,7 +30,7 @@ enum Standing {
     Current,
     Stale,
     Dead,
-    /// A TCP flag that may change the flow's state.
+    /// A TCP flag that may change the flow's state, or a segment after a reset.
     Event,
 }
 
@@ -77,7 +78,7 @@ fn inspect<E: Env>(
         Standing::Dead
     } else if !holds(env, flow, arrival) {
         Standing::Stale
-    } else if hdr.tcp_flags & (tcp_flag::SYN | tcp_flag::FIN | tcp_flag::RST) != 0 {
+    } else if tcp::is_event(hdr, flow.state) {
         Standing::Event
     } else {
         touch(env, flow, hdr, arrival.now_s);
@@ -123,8 +124,8 @@ pub(super) fn holds<E: Env>(env: &E, flow: &Flow, arrival: &Arrival) -> bool {
 pub fn touch<S: Settings>(settings: &S, flow: &mut Flow, hdr: &Headers, now_s: u32) {
     flow.packets = flow.packets.wrapping_add(1);
     flow.bytes = flow.bytes.wrapping_add(u64::from(hdr.length));
-    // What both sides closed lives out its last seconds, whatever still comes.
-    if flow.state & state::CLOSED != state::CLOSED {
+    // What is over lives out its last seconds, whatever still comes.
+    if !state::is_over(flow.state) {
         let expires_s = now_s.wrapping_add(lifetime_s(settings, hdr.key.protocol, flow.state));
         if flow.expires_s != expires_s {
             flow.expires_s = expires_s;
@@ -137,7 +138,7 @@ pub fn touch<S: Settings>(settings: &S, flow: &mut Flow, hdr: &Headers, now_s: u
 pub fn lifetime_s<S: Settings>(settings: &S, protocol: u8, state: u8) -> u32 {
     let proven = state & state::ESTABLISHED != 0;
     match (protocol == protocol::TCP, proven) {
-        (true, _) if state & state::CLOSED == state::CLOSED => settings.tcp_closed_s(),
+        (true, _) if state::is_over(state) => settings.tcp_closed_s(),
         (true, true) => settings.tcp_established_s(),
         (true, false) => settings.tcp_pending_s(),
         (false, true) => settings.other_established_s(),
@@ -171,8 +172,7 @@ fn revived<E: Env>(env: &E, work: &Work) -> Hit {
         hdr, arrival, flow, ..
     } = work;
     let partner_key = flow.partner_key(&hdr.key);
-    let closed = flow.state & state::CLOSED == state::CLOSED;
-    if !closed && is_alive(env, &partner_key, flow.pair, arrival.now_s) {
+    if !state::is_over(flow.state) && is_alive(env, &partner_key, flow.pair, arrival.now_s) {
         // Judged again: nobody looked at this half for a lifetime.
         return Hit::Stale;
     }
@@ -203,7 +203,6 @@ fn lookup_pending<E: Env>(env: &E, work: &mut Work) -> Hit {
 fn progress<E: Env>(env: &E, work: &mut Work) -> Hit {
     let Work {
         hdr,
-        arrival,
         flow,
         reply: partner,
         reply_key: partner_key,
@@ -215,7 +214,12 @@ fn progress<E: Env>(env: &E, work: &mut Work) -> Hit {
         .update(partner_key, |half| *partner = *half)
         .is_some();
     if !found || partner.pair != flow.pair {
+        if established(env, &hdr.key, flow.pair) {
+            // Another CPU has promoted it this moment.
+            return Hit::Current;
+        }
         // The table let go of one half; the other must not live on alone.
+        env.tally(Tally::LoneHalves, 1);
         remove_pair(env, &hdr.key, flow);
         return Hit::Miss;
     }
@@ -228,46 +232,93 @@ fn progress<E: Env>(env: &E, work: &mut Work) -> Hit {
         }
         return Hit::Current;
     }
-    let answered = flow.state & state::REPLIED != 0 && flow.state & state::CLOSED == 0;
+    let answered = flow.state & state::REPLIED != 0 && !state::is_over(flow.state);
     let confirms = hdr.key.protocol != protocol::TCP
         || hdr.tcp_flags & (tcp_flag::SYN | tcp_flag::RST | tcp_flag::ACK) == tcp_flag::ACK;
     if answered && confirms {
-        promote(env, hdr, arrival.now_s, flow, partner, partner_key);
+        promote(env, work);
     }
     Hit::Current
 }
 
-/// Moves a proven flow to the established table; where that is full it stays pending.
+/// Moves a proven flow to the established table; where that has no room for it, it stays pending.
 ///
 /// Entered there before it is taken out here, the reply first: at no moment is the reply's tuple
-/// free for another flow to be translated to.
-#[inline(always)]
-fn promote<E: Env>(
-    env: &E,
-    hdr: &Headers,
-    now_s: u32,
-    flow: &mut Flow,
-    partner: &mut Flow,
-    partner_key: &FlowKey,
-) {
-    let proven = flow.state | state::ESTABLISHED;
-    let expires_s = now_s.wrapping_add(lifetime_s(env, hdr.key.protocol, proven));
-    let (pending_state, pending_expires_s) = (flow.state, flow.expires_s);
-    partner.state = proven;
-    partner.expires_s = expires_s;
-    flow.state = proven;
-    flow.expires_s = expires_s;
-    let reply_entered = env.flows().insert(partner_key, partner).is_ok();
-    if reply_entered && env.flows().insert(&hdr.key, flow).is_ok() {
-        env.pending().remove(partner_key);
-        env.pending().remove(&hdr.key);
+/// free for another flow to be translated to. Whoever enters the reply promotes the flow.
+#[inline(never)]
+fn promote<E: Env>(env: &E, work: &mut Work) {
+    let Work {
+        hdr,
+        arrival,
+        flow,
+        reply: partner,
+        reply_key: partner_key,
+        ..
+    } = work;
+    if !quota::has_room(env, flow) {
+        env.tally(Tally::QuotaPromotion, 1);
         return;
     }
-    if reply_entered {
-        env.flows().remove(partner_key);
+    let (pending_state, pending_expires_s) = (flow.state, flow.expires_s);
+    let proven = flow.state | state::ESTABLISHED;
+    flow.state = proven;
+    flow.expires_s = arrival
+        .now_s
+        .wrapping_add(lifetime_s(env, hdr.key.protocol, proven));
+    partner.state = proven;
+    partner.expires_s = flow.expires_s;
+    let entered = match env.flows().insert(partner_key, partner) {
+        Ok(()) => match env.flows().insert(&hdr.key, flow) {
+            // Unless another CPU removed the flow meanwhile, and found the reply already here.
+            Ok(()) if established(env, partner_key, flow.pair) => Ok(()),
+            Ok(()) => {
+                env.flows().remove(&hdr.key);
+                Err(InsertError::Exists)
+            }
+            Err(error) => {
+                env.flows().remove(partner_key);
+                Err(error)
+            }
+        },
+        Err(error) => Err(error),
+    };
+    match entered {
+        Ok(()) => {
+            env.pending().remove(partner_key);
+            env.pending().remove(&hdr.key);
+            env.tally(Tally::EstablishedInserted, 2);
+            env.tally(Tally::PendingRemoved, 2);
+            quota::promoted(env, flow, arrival.now_s);
+        }
+        Err(error) => {
+            flow.state = pending_state;
+            flow.expires_s = pending_expires_s;
+            refused(env, error, Tally::EstablishedFull);
+        }
     }
-    flow.state = pending_state;
-    flow.expires_s = pending_expires_s;
+}
+
+/// Counts why a table refused an entry; `full` is the first of the table's four tallies.
+#[inline(always)]
+pub(super) fn refused<E: Env>(env: &E, error: InsertError, full: Tally) {
+    let established = matches!(full, Tally::EstablishedFull);
+    let why = match (error, established) {
+        (InsertError::Exists, _) => return,
+        (InsertError::Full, _) => full,
+        (InsertError::NoMemory, true) => Tally::EstablishedNoMemory,
+        (InsertError::NoMemory, false) => Tally::PendingNoMemory,
+        (InsertError::Busy, true) => Tally::EstablishedBusy,
+        (InsertError::Busy, false) => Tally::PendingBusy,
+        (InsertError::Other, true) => Tally::EstablishedOther,
+        (InsertError::Other, false) => Tally::PendingOther,
+    };
+    env.tally(why, 1);
+}
+
+/// Whether the entry of the established table under `key` belongs to `pair`.
+#[inline(always)]
+fn established<E: Env>(env: &E, key: &FlowKey, pair: u32) -> bool {
+    env.flows().update(key, |half| half.pair == pair) == Some(true)
 }
 
 /// Removes both halves of a flow, given one of them.
@@ -279,16 +330,73 @@ pub fn remove_pair<E: Env>(env: &E, key: &FlowKey, flow: &Flow) {
 /// Removes the entry under `key`, and its partner where that is of the same `pair`.
 #[inline(always)]
 pub fn remove_both<E: Env>(env: &E, key: &FlowKey, partner_key: &FlowKey, pair: u32) {
-    if peek(env, partner_key, |partner| partner.pair) == Some(pair) {
-        remove(env, partner_key);
+    let partner = peek(env, partner_key, |partner| {
+        (partner.pair, partner.charge().slot)
+    });
+    let slot = match partner {
+        Some((found, slot)) if found == pair => {
+            remove(env, partner_key);
+            Some(slot)
+        }
+        _ => None,
+    };
+    if remove(env, key) {
+        if let Some(slot) = slot {
+            quota::ended(env, slot);
+        }
+        // Where another CPU was promoting the flow, the partner has come here after it went there.
+        if established(env, partner_key, pair) {
+            remove(env, partner_key);
+        }
     }
-    remove(env, key);
 }
 
 /// Whether the entry under `key` belongs to `pair` and its time is not up.
 #[inline(always)]
 pub fn is_alive<E: Env>(env: &E, key: &FlowKey, pair: u32, now_s: u32) -> bool {
-    peek(env, key, |half| half.pair == pair && half.expires_s > now_s) == Some(true)
+    partner_lives(env, key, pair, now_s) == Some(true)
+}
+
+/// Whether the time of the partner under `key` is not up; none where there is no entry of `pair`.
+#[inline(always)]
+pub fn partner_lives<E: Env>(env: &E, key: &FlowKey, pair: u32, now_s: u32) -> Option<bool> {
+    let look = |half: &mut Flow| (half.pair, half.expires_s > now_s);
+    let found = match env.flows().update(key, look) {
+        None => match env.pending().update(key, look) {
+            // A flow that is promoted between the two looks is in neither of them.
+            None => env.flows().update(key, look),
+            found => found,
+        },
+        found => found,
+    };
+    match found {
+        Some((found, lives)) if found == pair => Some(lives),
+        _ => None,
+    }
+}
+
+/// How an entry holds the tuple that another flow would like to have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// Its time is up.
+    Dead,
+    /// It may be that its partner is only just being entered.
+    Fresh,
+    /// It has been there for a while, so that without a partner it is a lone half.
+    Settled,
+}
+
+/// How `half`, entered under `key`, holds that.
+#[inline(always)]
+pub fn held<S: Settings>(settings: &S, key: &FlowKey, half: &Flow, now_s: u32) -> Held {
+    let newest_s = now_s.wrapping_add(lifetime_s(settings, key.protocol, half.state));
+    if half.expires_s <= now_s {
+        Held::Dead
+    } else if half.state & state::ESTABLISHED == 0 && half.expires_s + 2 > newest_s {
+        Held::Fresh
+    } else {
+        Held::Settled
+    }
 }
 
 /// Looks at the entry under `key`, wherever it is.
@@ -308,12 +416,16 @@ pub fn update<E: Env>(env: &E, key: &FlowKey, change: impl Fn(&mut Flow)) {
     }
 }
 
-/// Removes the entry under `key`, wherever it is.
+/// Removes the entry under `key`, wherever it is. Whether it was an established one.
 #[inline(always)]
-fn remove<E: Env>(env: &E, key: &FlowKey) {
-    if !env.flows().remove(key) {
-        env.pending().remove(key);
+pub fn remove<E: Env>(env: &E, key: &FlowKey) -> bool {
+    let established = env.flows().remove(key);
+    if established {
+        env.tally(Tally::EstablishedRemoved, 1);
+    } else if env.pending().remove(key) {
+        env.tally(Tally::PendingRemoved, 1);
     }
+    established
 }
 
 /// Spreads the bits of a word: the finaliser of `MurmurHash3`.

@@ -7,8 +7,9 @@ use zerocopy::network_endian::U16;
 
 use crate::abi::config::Settings;
 use crate::abi::flow::{flags, scope};
+use crate::abi::tally::Tally;
 use crate::env::{Env, InsertError, Table};
-use crate::stage::flow;
+use crate::stage::flow::{self, Held};
 use crate::verdict::DropReason;
 use crate::wire::checksum;
 use crate::wire::ip::protocol;
@@ -37,17 +38,17 @@ pub fn reserve<E: Env>(env: &E, work: &mut Work) -> Result<bool, DropReason> {
         arrival,
         ..
     } = work;
-    let held = flow::peek(env, key, |held| (held.pair, held.expires_s > arrival.now_s));
-    if let Some((pair, lives)) = held {
-        if lives {
-            return Ok(false);
-        }
-        if flow::peek(env, key, |held| held.partner_key(key))
-            .map(|found| *held_key = found)
-            .is_none()
-            || flow::is_alive(env, held_key, pair, arrival.now_s)
-        {
-            return Ok(false);
+    let held = flow::peek(env, key, |held| {
+        *held_key = held.partner_key(key);
+        (held.pair, flow::held(env, key, held, arrival.now_s))
+    });
+    if let Some((pair, held)) = held {
+        match flow::partner_lives(env, held_key, pair, arrival.now_s) {
+            Some(true) => return Ok(false),
+            Some(false) if held != Held::Dead => return Ok(false),
+            None if held == Held::Fresh => return Ok(false),
+            None => env.tally(Tally::LoneHalves, 1),
+            Some(false) => {}
         }
         flow::remove_both(env, key, held_key, pair);
     }
@@ -65,7 +66,10 @@ fn take<E: Env>(env: &E, work: &Work) -> Result<bool, DropReason> {
     match env.pending().insert(key, reply) {
         Ok(()) => {}
         Err(InsertError::Exists) => return Ok(false),
-        Err(InsertError::Full) => return Err(DropReason::FlowInsertFailed),
+        Err(error) => {
+            flow::refused(env, error, Tally::PendingFull);
+            return Err(DropReason::FlowInsertFailed);
+        }
     }
     // A flow that was being promoted was in the one table or the other all the time; now that the
     // tuple is ours in this one, the other one tells.
