@@ -261,6 +261,7 @@ fn the_first_packet_to_the_outside() {
     flows update
     pending insert
     flows update
+    pending update
     tally update
     next_hops update
     fib

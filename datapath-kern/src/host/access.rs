@@ -1,6 +1,6 @@
 //! What the packet path asked its environment for.
 
-use core::cell::RefCell;
+use core::cell::{Cell, RefCell};
 use core::fmt;
 use std::vec::Vec;
 
@@ -65,15 +65,24 @@ impl fmt::Display for Access {
 
 /// Accesses in order.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Log(RefCell<Vec<Access>>);
+pub(super) struct Log {
+    accesses: RefCell<Vec<Access>>,
+    /// Entries that are being changed in place.
+    inside: Cell<usize>,
+}
 
 impl Log {
     pub(super) fn write(&self, access: Access) {
-        self.0.borrow_mut().push(access);
+        self.accesses.borrow_mut().push(access);
     }
 
     pub(super) fn take(&self) -> Vec<Access> {
-        self.0.take()
+        self.accesses.take()
+    }
+
+    /// Whether an entry is being changed in place.
+    pub(super) fn is_inside(&self) -> bool {
+        self.inside.get() != 0
     }
 }
 
@@ -98,7 +107,11 @@ impl<K, V: Copy, M: Table<K, V>> Table<K, V> for Logged<'_, M> {
 
     fn update<R>(&self, key: &K, change: impl FnOnce(&mut V) -> R) -> Option<R> {
         self.log(Op::Update);
-        self.table.update(key, change)
+        let inside = &self.log.inside;
+        inside.set(inside.get() + 1);
+        let changed = self.table.update(key, change);
+        inside.set(inside.get() - 1);
+        changed
     }
 
     fn insert(&self, key: &K, value: &V) -> Result<(), InsertError> {

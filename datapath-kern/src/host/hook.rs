@@ -5,6 +5,7 @@ use crate::abi::addr::Addr;
 use crate::abi::event::Hook;
 use crate::pipeline;
 use crate::verdict::{Action, DropReason, Verdict};
+use crate::work::Work;
 
 /// What became of a packet at a hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +24,14 @@ impl Host {
     /// The [`Work`](crate::work::Work) is that of the packet before, as it is in the kernel: what
     /// it holds must mean nothing. Only the reason is cleared, to be able to tell.
     pub fn run(&self, hook: Hook, packet: &mut Buffer) -> Run {
-        let work = &mut *self.work.borrow_mut();
+        match self.work.try_borrow_mut() {
+            Ok(mut work) => self.run_with(&mut work, hook, packet),
+            // Another CPU, in the middle of a packet of the first one.
+            Err(_) => self.run_with(&mut Work::default(), hook, packet),
+        }
+    }
+
+    fn run_with(&self, work: &mut Work, hook: Hook, packet: &mut Buffer) -> Run {
         work.reason = None;
         let verdict = match hook {
             Hook::FromPod => pipeline::from_pod(self, packet, work),

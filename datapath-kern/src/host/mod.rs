@@ -12,6 +12,7 @@ pub mod plan;
 mod prefix;
 mod routing;
 mod table;
+mod turn;
 
 use core::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -45,6 +46,7 @@ pub use self::table::{Array, Hash};
 pub use crate::abi::event::Hook;
 
 use self::access::{Log, Logged};
+use self::turn::Turn;
 
 /// A node's maps, clock, routing table and counters.
 ///
@@ -95,6 +97,7 @@ pub struct Host {
     randomness: Cell<u32>,
     work: RefCell<Work>,
     log: Log,
+    turn: Turn,
 }
 
 impl Host {
@@ -132,6 +135,7 @@ impl Host {
             randomness: Cell::new(0),
             work: RefCell::default(),
             log: Log::default(),
+            turn: Turn::default(),
         }
     }
 
@@ -181,6 +185,9 @@ settings_of_field!(Host, config);
 
 impl Host {
     fn logged<'a, M>(&'a self, name: &'static str, table: &'a M) -> Logged<'a, M> {
+        if !self.log.is_inside() {
+            self.yield_turn();
+        }
         Logged {
             name,
             table,

@@ -44,8 +44,17 @@ impl<V: Copy> Table<u32, V> for Array<V> {
 #[derive(Clone, Debug)]
 pub struct Hash<K, V> {
     capacity: usize,
-    evicts: bool,
+    evicts: Evicts,
     inner: RefCell<Inner<K, V>>,
+}
+
+/// What a full table does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Evicts {
+    Nothing,
+    Oldest,
+    /// Whichever comes first in the table's own order, which is another one in every table.
+    Any,
 }
 
 #[derive(Clone, Debug)]
@@ -71,7 +80,7 @@ impl<K: Copy + Eq + Hashed, V: Copy> Hash<K, V> {
         };
         Self {
             capacity,
-            evicts: false,
+            evicts: Evicts::Nothing,
             inner: RefCell::new(inner),
         }
     }
@@ -80,7 +89,17 @@ impl<K: Copy + Eq + Hashed, V: Copy> Hash<K, V> {
     #[must_use]
     pub fn evicting(capacity: usize) -> Self {
         Self {
-            evicts: true,
+            evicts: Evicts::Oldest,
+            ..Self::new(capacity)
+        }
+    }
+
+    /// One that lets go of whichever entry it likes when it is full: the kernel's evicts what has
+    /// not been used *of late*, by CPU, which may be the entry that was made just now.
+    #[must_use]
+    pub fn evicting_any(capacity: usize) -> Self {
+        Self {
+            evicts: Evicts::Any,
             ..Self::new(capacity)
         }
     }
@@ -141,14 +160,16 @@ impl<K: Copy + Eq + Hashed, V: Copy> Table<K, V> for Hash<K, V> {
             return Err(InsertError::Exists);
         }
         if inner.entries.len() >= self.capacity {
-            if !self.evicts {
-                return Err(InsertError::Full);
-            }
-            let oldest = inner.entries.iter().min_by_key(|(_, entry)| entry.used);
-            let Some(oldest) = oldest.map(|(key, _)| *key) else {
+            let mut entries = inner.entries.iter();
+            let victim = match self.evicts {
+                Evicts::Nothing => None,
+                Evicts::Oldest => entries.min_by_key(|(_, entry)| entry.used),
+                Evicts::Any => entries.next(),
+            };
+            let Some(victim) = victim.map(|(key, _)| *key) else {
                 return Err(InsertError::Full);
             };
-            inner.entries.remove(&oldest);
+            inner.entries.remove(&victim);
         }
         inner.entries.insert(
             *key,

@@ -119,19 +119,26 @@ fn commit<E: Env>(env: &E, work: &mut Work) -> Result<(), DropReason> {
     let Work {
         hdr,
         flow,
+        reply,
         reply_key,
         arrival,
         ..
     } = work;
     let entered = env.pending().insert(&hdr.key, flow);
-    // A flow that was promoted between our looks into the two tables was in neither of them.
-    if entered.is_ok() && env.flows().update(&hdr.key, |_| ()).is_none() {
+    if entered.is_ok()
+        // A flow that was promoted between our looks into the two tables was in neither of them.
+        && env.flows().update(&hdr.key, |_| ()).is_none()
+        && (is_pending(env, reply_key, flow.pair)
+            // The table made room for the forward half by it, or its own packets came first and
+            // found it alone.
+            || env.pending().insert(reply_key, reply).is_ok())
+    {
         env.tally(Tally::PendingInserted, 2);
         quota::begun(env, flow, arrival.now_s);
         return Ok(());
     }
     for key in [reply_key, &mut hdr.key] {
-        if env.pending().update(key, |half| half.pair == flow.pair) == Some(true) {
+        if is_pending(env, key, flow.pair) {
             env.pending().remove(key);
         }
     }
@@ -139,6 +146,12 @@ fn commit<E: Env>(env: &E, work: &mut Work) -> Result<(), DropReason> {
         flow::refused(env, error, Tally::PendingFull);
     }
     join(env, work)
+}
+
+/// Whether the entry of the pending table under `key` belongs to `pair`.
+#[inline(always)]
+fn is_pending<E: Env>(env: &E, key: &FlowKey, pair: u32) -> bool {
+    env.pending().update(key, |half| half.pair == pair) == Some(true)
 }
 
 /// Another CPU was first with the same flow, or there is no room. Theirs counts.

@@ -327,27 +327,14 @@ pub fn remove_pair<E: Env>(env: &E, key: &FlowKey, flow: &Flow) {
     remove_both(env, key, &flow.partner_key(key), flow.pair);
 }
 
-/// Removes the entry under `key`, and its partner where that is of the same `pair`.
+/// Removes the entries of `pair` under `key` and `partner_key`.
 #[inline(always)]
 pub fn remove_both<E: Env>(env: &E, key: &FlowKey, partner_key: &FlowKey, pair: u32) {
-    let partner = peek(env, partner_key, |partner| {
-        (partner.pair, partner.charge().slot)
-    });
-    let slot = match partner {
-        Some((found, slot)) if found == pair => {
-            remove(env, partner_key);
-            Some(slot)
-        }
-        _ => None,
-    };
-    if remove(env, key) {
-        if let Some(slot) = slot {
-            quota::ended(env, slot);
-        }
+    remove(env, partner_key, pair);
+    if let Some(slot) = remove(env, key, pair) {
+        quota::ended(env, slot);
         // Where another CPU was promoting the flow, the partner has come here after it went there.
-        if established(env, partner_key, pair) {
-            remove(env, partner_key);
-        }
+        remove(env, partner_key, pair);
     }
 }
 
@@ -416,16 +403,23 @@ pub fn update<E: Env>(env: &E, key: &FlowKey, change: impl Fn(&mut Flow)) {
     }
 }
 
-/// Removes the entry under `key`, wherever it is. Whether it was an established one.
+/// Removes the entry of `pair` under `key`, wherever it is; returns the slot of the endpoint that an
+/// established one counts against.
 #[inline(always)]
-pub fn remove<E: Env>(env: &E, key: &FlowKey) -> bool {
-    let established = env.flows().remove(key);
-    if established {
+fn remove<E: Env>(env: &E, key: &FlowKey, pair: u32) -> Option<u32> {
+    let established = env.flows().update(key, |half| {
+        (half.pair == pair).then_some(half.charge().slot)
+    });
+    if let Some(Some(slot)) = established {
+        env.flows().remove(key);
         env.tally(Tally::EstablishedRemoved, 1);
-    } else if env.pending().remove(key) {
+        return Some(slot);
+    }
+    if env.pending().update(key, |half| half.pair == pair) == Some(true) {
+        env.pending().remove(key);
         env.tally(Tally::PendingRemoved, 1);
     }
-    established
+    None
 }
 
 /// Spreads the bits of a word: the finaliser of `MurmurHash3`.

@@ -7,6 +7,7 @@ pub(crate) mod fragments;
 pub(crate) mod frame;
 pub(crate) mod icmp;
 pub(crate) mod sent;
+pub(crate) mod talk;
 pub(crate) mod tunnel;
 
 use datapath_kern::abi::addr::Addr;
