@@ -9,7 +9,7 @@
 
 mod support;
 
-use datapath_kern::abi::flow::{FlowKey, state};
+use datapath_kern::abi::flow::{Flow, FlowKey, state};
 use datapath_kern::env::Table;
 use datapath_kern::host::{Hash, Host, plan};
 use datapath_kern::packet::Family;
@@ -165,22 +165,58 @@ fn check(host: &Host) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+/// No packet leaves behind a half that it has used, without its partner: what is alone is as it was
+/// before, or lost its partner in this very step.
+fn check_used(host: &Host, before: &[(FlowKey, Flow)]) -> Result<(), TestCaseError> {
+    for (key, flow) in host.pending.entries() {
+        let partner_key = flow.partner_key(&key);
+        let is_partner = |half: &Flow| half.pair == flow.pair;
+        if host
+            .pending
+            .get(&partner_key)
+            .as_ref()
+            .is_some_and(is_partner)
+        {
+            continue;
+        }
+        let old = before
+            .iter()
+            .find(|(old, half)| *old == key && is_partner(half));
+        prop_assert!(old.is_some(), "entered alone: {key:?} {flow:?}");
+        let was_alone = !before
+            .iter()
+            .any(|(old, half)| *old == partner_key && is_partner(half));
+        prop_assert!(
+            !was_alone || old.is_some_and(|(_, half)| half.packets == flow.packets),
+            "used, and left alone: {key:?} {flow:?}"
+        );
+    }
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(192))]
 
     #[test]
     fn halves_stay_together(
         v6 in any::<bool>(),
+        any_victim in any::<bool>(),
         capacities in (2..12_usize, 2..14_usize),
         steps in proptest::collection::vec(step(), 1..120),
     ) {
         let family = if v6 { Family::V6 } else { Family::V4 };
         let mut host = node(1, Family::V4);
         host.flows = Hash::new(capacities.0);
-        host.pending = Hash::evicting(capacities.1);
+        host.pending = if any_victim {
+            Hash::evicting_any(capacities.1)
+        } else {
+            Hash::evicting(capacities.1)
+        };
         for step in &steps {
+            let before = host.pending.entries();
             take(&host, family, step);
             check(&host)?;
+            check_used(&host, &before)?;
         }
     }
 }

@@ -113,7 +113,10 @@ fn a_syn_on_a_half_closed_flow_passes_and_its_answer_opens_the_flow() {
             (Talk::server, Talk::client)
         };
         asks(&talk, SYN);
-        assert_eq!((talk.state() & CLOSED, talk.pair()), (CLOSED_ORIGINAL, pair));
+        assert_eq!(
+            (talk.state() & CLOSED, talk.pair()),
+            (CLOSED_ORIGINAL, pair)
+        );
         answers(&talk, SYN | ACK);
         assert_eq!((talk.state() & CLOSED, talk.pair()), (0, pair));
         assert_eq!(talk.left_s(), [8000; 2]);

@@ -131,7 +131,8 @@ fn commit<E: Env>(env: &E, work: &mut Work) -> Result<(), DropReason> {
         && (is_pending(env, reply_key, flow.pair)
             // The table made room for the forward half by it, or its own packets came first and
             // found it alone.
-            || env.pending().insert(reply_key, reply).is_ok())
+            || env.pending().insert(reply_key, reply).is_ok()
+                && is_pending(env, &hdr.key, flow.pair))
     {
         env.tally(Tally::PendingInserted, 2);
         quota::begun(env, flow, arrival.now_s);

@@ -184,7 +184,10 @@ fn revived<E: Env>(env: &E, work: &Work) -> Hit {
 fn lookup_pending<E: Env>(env: &E, work: &mut Work) -> Hit {
     match inspect_in(env, &env.pending(), work) {
         Some(Standing::Current) => {}
-        Some(Standing::Stale) => return Hit::Stale,
+        Some(Standing::Stale) => {
+            let hit = stale_unless_alone(env, work);
+            return make_room(env, work, hit);
+        }
         Some(Standing::Event) => {
             let hit = tcp::event(env, work);
             if hit != Hit::Current {
@@ -195,6 +198,20 @@ fn lookup_pending<E: Env>(env: &E, work: &mut Work) -> Hit {
         None => return Hit::Miss,
     }
     progress(env, work)
+}
+
+/// Whether a pending entry that must be judged again still has its partner.
+#[inline(never)]
+fn stale_unless_alone<E: Env>(env: &E, work: &Work) -> Hit {
+    let Work {
+        hdr, arrival, flow, ..
+    } = work;
+    let partner_key = flow.partner_key(&hdr.key);
+    if partner_lives(env, &partner_key, flow.pair, arrival.now_s).is_some() {
+        return Hit::Stale;
+    }
+    env.tally(Tally::LoneHalves, 1);
+    Hit::Miss
 }
 
 /// What a packet does for a pending flow: an answer is noted in both halves, and an answer's
