@@ -79,6 +79,14 @@ pub struct Config {
     /// Room for flows not yet proven, entries; two per connection. A power of two.
     #[serde(default = "max_pending")]
     pub max_pending: u32,
+    /// What one endpoint may have of the flow tables at most.
+    #[serde(default)]
+    pub endpoint_share: EndpointShare,
+    /// Whether a TCP flow may be picked up in the middle, by a segment with ACK and without SYN and
+    /// RST: what was going on before the datapath came, or outlived its entry, goes on if policy
+    /// allows it. Without, only a SYN begins one, and the others are dropped with a reason.
+    #[serde(default = "yes")]
+    pub tcp_loose: bool,
     /// Source ports that masquerade hands out.
     #[serde(default)]
     pub nat_ports: PortRange,
@@ -201,15 +209,89 @@ impl Default for PortRange {
     }
 }
 
+/// What one endpoint may have of the flow tables at most, in percent of their room.
+///
+/// A flow counts against the local pod that began it, else against the pod that it was begun to.
+/// A pod at its limit keeps the flows that it has; what would be one more is dropped ("CT: Endpoint
+/// quota exceeded"). The node itself has no limit in the established table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EndpointShare {
+    /// Of the established table: as many flows at most. 100: no limit.
+    pub established_percent: u8,
+    /// Of the pending table: as many flows at most that an endpoint begins in any one second and
+    /// that are not proven in it; and as many again that others begin to it. At 25, the flows of
+    /// other pods have four seconds at least to prove themselves while one pod floods. 100: no
+    /// limit.
+    pub pending_percent: u8,
+}
+
+impl Default for EndpointShare {
+    fn default() -> Self {
+        Self {
+            established_percent: 50,
+            pending_percent: 25,
+        }
+    }
+}
+
+impl EndpointShare {
+    fn check(self) -> Result<(), Error> {
+        for (field, percent) in [
+            (
+                "endpoint_share.established_percent",
+                self.established_percent,
+            ),
+            ("endpoint_share.pending_percent", self.pending_percent),
+        ] {
+            if !(1..=100).contains(&percent) {
+                return Err(Error::Setting {
+                    field,
+                    value: percent.to_string(),
+                    rule: "must be from 1 to 100, which is no limit",
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Flows that are so much of a table's entries, two per flow; zero for no limit.
+    pub(crate) fn flows(percent: u8, entries: u32) -> u32 {
+        if percent >= 100 {
+            return 0;
+        }
+        let flows = u64::from(entries) * u64::from(percent) / 200;
+        u32::try_from(flows).unwrap_or(u32::MAX).max(1)
+    }
+}
+
 /// How long flows live between two packets, seconds.
 ///
-/// | | here | Cilium | RFC |
-/// |---|---|---|---|
-/// | TCP, open | 8000 | 8000 | 5382: 7440 at least |
-/// | TCP, not proven | 60 | 60 | 5382: 240 for a SYN only, if memory allows |
-/// | TCP, closed by both sides | 10 | 10 | |
-/// | others, answered twice | 180 | 60 | 4787: 120 at least, 300 better |
-/// | others, not proven | 120 | 60 | 4787: 120 at least |
+/// | | here | Cilium | netfilter | RFC |
+/// |---|---|---|---|---|
+/// | TCP, open | 8000 | 8000 | 432000 | 5382, REQ-5: 7440 at least |
+/// | TCP, half closed | 8000 | 8000 | 120, 60 | 5382, REQ-5: 240 at least |
+/// | TCP, closed by both sides | 10 | 10 | 30, then 120 | 5382, REQ-5: 240 at least |
+/// | TCP, reset | 10 | 10 | 10 | |
+/// | TCP, not proven | 60 | 60 | 120, then 60 | 5382, REQ-5: 240 at least |
+/// | UDP, proven | 180 | 60 | 120 | 4787, REQ-5: 120 at least, 300 better |
+/// | UDP, not proven | 120 | 60 | 30 | 4787, REQ-5: 120 at least |
+/// | ICMP echo, proven | 180 | 60 | 30 | 5508, REQ-2: 60 at least |
+/// | ICMP echo, not proven | 120 | 60 | 30 | 5508, REQ-2: 60 at least |
+/// | other protocols, proven | 180 | none | 600 | |
+/// | other protocols, not proven | 120 | none | 600 | |
+///
+/// Where the RFCs ask for more they speak of boxes that nobody can mend, whose ports are used again
+/// by other hosts at once. Here a closed or unproven flow that comes to life again after its time
+/// begins another one, and keeps its port unless that was given to somebody else.
+///
+/// A half-closed connection is open the other way, where a server may be sending for hours: it
+/// keeps the long life (netfilter's is two minutes).
+///
+/// A TCP flow is proven by the originator's ACK after an answer, others by the originator's second
+/// packet after an answer. So a question with one answer, as most of DNS, is never proven; it needs
+/// no more than its answer, and is not worth an entry that cannot be evicted. A stream that only
+/// the other side sends stays unproven too, and lives on while its packets come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Timeouts {
@@ -217,7 +299,7 @@ pub struct Timeouts {
     pub tcp_established_s: u32,
     /// TCP, not proven.
     pub tcp_pending_s: u32,
-    /// TCP, closed by both sides.
+    /// TCP, closed by both sides, or reset by one.
     pub tcp_closed_s: u32,
     /// Anything else, proven.
     pub other_established_s: u32,
@@ -266,6 +348,8 @@ impl Config {
             identity_from: IdentityFrom::default(),
             max_flows: max_flows(),
             max_pending: max_pending(),
+            endpoint_share: EndpointShare::default(),
+            tcp_loose: true,
             nat_ports: PortRange::default(),
             timeouts: Timeouts::default(),
             events_per_s: events_per_s(),
@@ -356,6 +440,7 @@ impl Config {
             let rule = "must be a power of two from 65536 to 1073741824";
             return wrong("event_ring_bytes", ring.to_string(), rule);
         }
+        self.endpoint_share.check()?;
         let PortRange { first, last } = self.nat_ports;
         if first == 0 || first > last {
             let rule = "must begin at 1 or above and not end before it begins";
@@ -497,6 +582,16 @@ mod tests {
                 },
             ),
             (
+                "endpoint_share.pending_percent",
+                Config {
+                    endpoint_share: EndpointShare {
+                        pending_percent: 0,
+                        ..EndpointShare::default()
+                    },
+                    ..good()
+                },
+            ),
+            (
                 "nat_ports",
                 Config {
                     nat_ports: PortRange { first: 9, last: 8 },
@@ -518,5 +613,13 @@ mod tests {
             let error = config.validate().unwrap_err();
             assert!(error.to_string().contains(field), "{error}");
         }
+    }
+
+    #[test]
+    fn a_share_is_of_flows_which_are_two_entries_each() {
+        assert_eq!(EndpointShare::flows(50, 131_072), 32_768);
+        assert_eq!(EndpointShare::flows(25, 2048), 256);
+        assert_eq!(EndpointShare::flows(1, 100), 1, "never none");
+        assert_eq!(EndpointShare::flows(100, 131_072), 0, "no limit");
     }
 }

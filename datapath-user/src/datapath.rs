@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -25,6 +25,7 @@ use crate::naming;
 use crate::node::Node;
 use crate::peer::{PeerSpec, PeerView};
 use crate::status::{Status, TableUse};
+use crate::tallies::{self, Tallies};
 use crate::uplink;
 
 /// One node's datapath: programs, maps and links in the kernel, the gateway pair, and the endpoints
@@ -47,6 +48,8 @@ pub struct Datapath {
     config: Config,
     /// Whether there is a reader of events.
     read: Arc<AtomicBool>,
+    /// Evictions, as far as they were worked out.
+    evicted: AtomicU64,
 }
 
 impl std::fmt::Debug for Datapath {
@@ -80,6 +83,7 @@ impl Datapath {
             node: Arc::new(Mutex::new(Some(node))),
             config,
             read: Arc::default(),
+            evicted: AtomicU64::default(),
         })
     }
 
@@ -232,6 +236,15 @@ impl Datapath {
     /// [`Error::Map`].
     pub fn metrics(&self) -> Result<Vec<MetricView>, Error> {
         self.with(|node| metrics::read(&node.maps))
+    }
+
+    /// What has happened to flows and their entries, by reason.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Map`].
+    pub fn tallies(&self) -> Result<Tallies, Error> {
+        self.with(|node| tallies::read(&node.maps, &self.evicted))
     }
 
     /// Returns a reader of the events. There is one at a time; what came while there was none is

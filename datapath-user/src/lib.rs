@@ -67,15 +67,19 @@ mod pair;
 mod peer;
 mod probe;
 mod programs;
+mod quota;
 mod remains;
 mod segmentation;
 mod settle;
 mod status;
+mod tallies;
 mod uplink;
 
 pub use adoption::Adoption;
 pub use changes::{Change, Changes};
-pub use config::{Attach, Config, IdentityFrom, PodDevice, PortRange, Timeouts, Tunnel};
+pub use config::{
+    Attach, Config, EndpointShare, IdentityFrom, PodDevice, PortRange, Timeouts, Tunnel,
+};
 pub use datapath::Datapath;
 pub use endpoint::{EndpointSpec, EndpointView};
 pub use error::Error;
@@ -90,4 +94,5 @@ pub use peer::{PeerSpec, PeerView, RemotePod};
 pub use probe::Kernel;
 pub use remains::{Removed, cleanup};
 pub use status::{Status, TableUse};
+pub use tallies::{TableTally, Tallies};
 pub use uplink::{UplinkState, UplinkView};

@@ -12,6 +12,7 @@ use datapath_kern::abi::flow::{Flow, FlowKey};
 use datapath_kern::abi::ipcache::IpEntry;
 use datapath_kern::abi::metric::Counter;
 use datapath_kern::abi::nexthop::NextHop;
+use datapath_kern::abi::quota::Quota;
 use datapath_kern::abi::tunnel::{Peer, Uplink};
 use ipnet::IpNet;
 
@@ -34,10 +35,12 @@ pub(crate) struct Maps {
     pub(crate) ipcache: LpmTrie<MapData, Addr, IpEntry>,
     pub(crate) metrics: PerCpuArray<MapData, Counter>,
     pub(crate) event_windows: PerCpuArray<MapData, Window>,
+    pub(crate) quotas: Array<MapData, Quota>,
+    pub(crate) tally: PerCpuArray<MapData, u64>,
 }
 
 /// The maps that are pinned, and outlive the process.
-pub(crate) const PINNED: [&str; 15] = [
+pub(crate) const PINNED: [&str; 17] = [
     "flows",
     "pending",
     "endpoints",
@@ -49,6 +52,8 @@ pub(crate) const PINNED: [&str; 15] = [
     "ipcache",
     "metrics",
     "event_windows",
+    "quotas",
+    "tally",
     // Opened for each reader anew.
     RING,
     // The programs' own business, but what one load began another one ends.
@@ -72,6 +77,8 @@ impl Maps {
             ipcache: pinned(directory, "ipcache")?,
             metrics: pinned(directory, "metrics")?,
             event_windows: pinned(directory, "event_windows")?,
+            quotas: pinned(directory, "quotas")?,
+            tally: pinned(directory, "tally")?,
         })
     }
 

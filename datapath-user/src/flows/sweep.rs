@@ -7,6 +7,8 @@ use super::removal::{Removal, remove_due, remove_halves};
 use super::table::{entries, find, now_s, table_of};
 use crate::error::Error;
 use crate::maps::Maps;
+use crate::quota::Recount;
+use crate::tallies::Swept;
 
 /// What a sweep did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,16 +33,27 @@ pub(crate) fn sweep(
 ) -> Result<SweepReport, Error> {
     let mut report = SweepReport::default();
     let mut removal = Removal::default();
+    let mut swept = Swept::default();
+    let mut recount = Recount::begin(maps)?;
     let now_s = now_s();
     for of_pending in [false, true] {
         let (table, name) = table_of(maps, of_pending);
         for (key, flow) in entries(table, name)? {
             report.examined += 1;
+            let mut stays = true;
             if due(&flow, now_s) {
-                removal += remove_due(maps, &key, &flow, |half| due(half, now_s))?;
+                let done = remove_due(maps, &key, &flow, |half| due(half, now_s))?;
+                swept.add(of_pending, done.removed + done.displaced);
+                stays = done.removed == 0 && find(maps, &key, flow.pair).is_some();
+                removal += done;
+            }
+            if stays && !of_pending {
+                recount.count(&flow);
             }
         }
     }
+    swept.record(maps)?;
+    recount.finish(maps)?;
     report.removed = removal.removed;
     report.put_back = removal.put_back;
     Ok(report)
@@ -56,6 +69,7 @@ pub(crate) fn remove(
     due: impl Fn(&FlowKey, &Flow) -> bool,
 ) -> Result<usize, Error> {
     let mut removed = 0;
+    let mut swept = Swept::default();
     for of_pending in [false, true] {
         let (table, name) = table_of(maps, of_pending);
         for (key, flow) in entries(table, name)? {
@@ -65,9 +79,12 @@ pub(crate) fn remove(
                     let (of_pending, _) = find(maps, &key, flow.pair)?;
                     Some((of_pending, key))
                 });
-                removed += remove_halves(maps, halves)?;
+                let halves = remove_halves(maps, halves)?;
+                swept.add(of_pending, halves);
+                removed += halves;
             }
         }
     }
+    swept.record(maps)?;
     Ok(removed)
 }

@@ -30,7 +30,7 @@ pub struct FlowView {
     pub arrival: String,
     /// Where they go, in the same words.
     pub target: String,
-    /// What is known of its state: `replied`, `established`, `closing`, `closed`.
+    /// What is known of its state: `replied`, `established`, `closing`, `closed`, `reset`.
     pub state: Vec<String>,
     /// `allow` or `deny`.
     pub verdict: String,
@@ -142,6 +142,7 @@ fn states(bits: u8) -> Vec<String> {
         (bits & state::ESTABLISHED != 0, "established"),
         (closed != 0 && closed != state::CLOSED, "closing"),
         (closed == state::CLOSED, "closed"),
+        (bits & state::RESET != 0, "reset"),
     ]
     .into_iter()
     .filter(|(set, _)| *set)

@@ -5,6 +5,7 @@ use datapath_kern::abi::endpoint::{Endpoint, MAX_ENDPOINTS};
 use datapath_kern::abi::flow::{End, Flow};
 use datapath_kern::abi::ipcache::{self, IpEntry};
 use datapath_kern::abi::nexthop::{self, NextHop};
+use datapath_kern::abi::quota::Quota;
 use datapath_kern::abi::state::{Record, phase};
 use ipnet::IpNet;
 
@@ -117,6 +118,11 @@ impl Node {
             mac: wire.mac,
             ..Endpoint::default()
         };
+        // What the one had that was in this slot before is not this one's.
+        self.maps
+            .quotas
+            .set(number, Quota::default(), 0)
+            .map_err(Error::map("write to", "quotas"))?;
         self.maps
             .endpoints
             .set(number, entry, 0)

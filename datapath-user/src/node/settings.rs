@@ -3,7 +3,7 @@
 use datapath_kern::abi::config::{Config as Settings, tunnel};
 
 use super::address_or_none;
-use crate::config::{Config, IdentityFrom, Tunnel};
+use crate::config::{Config, EndpointShare, IdentityFrom, Tunnel};
 use crate::gateway::Gateway;
 use crate::probe::Kernel;
 use crate::uplink::UplinkView;
@@ -24,6 +24,7 @@ pub(super) fn of(
             Tunnel::Native => tunnel::NATIVE,
         },
         identity_from_vni: u32::from(config.identity_from == IdentityFrom::Vni),
+        tcp_loose: u32::from(config.tcp_loose),
         nat_port_min: u32::from(config.nat_ports.first),
         nat_port_max: u32::from(config.nat_ports.last),
         tcp_established_s: config.timeouts.tcp_established_s,
@@ -39,6 +40,14 @@ pub(super) fn of(
         gateway_v6: address_or_none(config.gateway(false)),
         gateway_mac: gateway.mac,
         uplinks_pass_gso: u16::from(uplinks.iter().all(UplinkView::passes_gso)),
+        endpoint_established: EndpointShare::flows(
+            config.endpoint_share.established_percent,
+            config.max_flows,
+        ),
+        endpoint_begun_per_s: EndpointShare::flows(
+            config.endpoint_share.pending_percent,
+            config.max_pending,
+        ),
         ..Settings::DEFAULT
     }
 }
