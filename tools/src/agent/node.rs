@@ -18,7 +18,7 @@ use super::{
 use crate::{
     api::{
         Addresses, Agent, EndpointSpec, EndpointView, Failure, Feed, FlowView, Kind, MetricView,
-        Node, PeerSpec, PeerView, Status, UntoldView,
+        Node, PeerSpec, PeerView, Status, Tallies, UntoldView,
     },
     error::{Error, Result},
 };
@@ -295,6 +295,10 @@ impl Node for LocalNode {
 
     fn untold_events(&self) -> Result<Vec<UntoldView>, Failure> {
         Ok(self.datapath.untold_events()?)
+    }
+
+    fn tallies(&self) -> Result<Tallies, Failure> {
+        Ok(self.datapath.tallies()?)
     }
 
     fn peers(&self) -> Result<Vec<PeerView>, Failure> {

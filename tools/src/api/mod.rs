@@ -40,7 +40,7 @@ pub use view::{Addresses, Agent, Status};
 
 pub use datapath_user::{
     EndKind, EndpointSpec, EndpointView, EventEnd, EventView, FlowView, MetricView, PeerSpec,
-    PeerView, RemotePod, TableUse, TunnelView, UntoldView,
+    PeerView, RemotePod, TableTally, TableUse, Tallies, TunnelView, UntoldView,
 };
 
 /// What the API is about: a node with a datapath.
@@ -99,6 +99,13 @@ pub trait Node: Send + Sync + 'static {
     ///
     /// [`Kind::Internal`] when maps cannot be read.
     fn untold_events(&self) -> Result<Vec<UntoldView>, Failure>;
+
+    /// Returns what has happened to flows and their entries, by reason.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Internal`] when maps cannot be read.
+    fn tallies(&self) -> Result<Tallies, Failure>;
 
     /// Returns the peers.
     ///

@@ -36,6 +36,23 @@ struct Table {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Gone {
+    table: &'static str,
+    how: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Refused {
+    table: &'static str,
+    why: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Turn {
+    what: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Addresses {
     pool: String,
     range: String,
@@ -50,6 +67,7 @@ pub(super) fn render(node: &dyn Node) -> Result<String, Failure> {
     packets(&mut registry, node)?;
     events(&mut registry, node)?;
     tables(&mut registry, node)?;
+    tallies(&mut registry, node)?;
     addresses(&mut registry, node)?;
     let mut text = String::new();
     let written: fmt::Result = text::encode(&mut text, &registry);
@@ -151,6 +169,67 @@ fn tables(registry: &mut Registry, node: &dyn Node) -> Result<(), Failure> {
         gauge.set(u64::try_from(count).unwrap_or(u64::MAX));
         registry.register(name, help, gauge);
     }
+    Ok(())
+}
+
+fn tallies(registry: &mut Registry, node: &dyn Node) -> Result<(), Failure> {
+    let tallies = node.tallies()?;
+    let made = Family::<Table, Counter>::default();
+    let gone = Family::<Gone, Counter>::default();
+    let refused = Family::<Refused, Counter>::default();
+    let turns = Family::<Turn, Counter>::default();
+    for (table, of) in [
+        ("established", tallies.established),
+        ("pending", tallies.pending),
+    ] {
+        made.get_or_create(&Table { table }).inc_by(of.inserted);
+        for (how, count) in [
+            ("removed", of.removed),
+            ("swept", of.swept),
+            ("evicted", of.evicted),
+        ] {
+            gone.get_or_create(&Gone { table, how }).inc_by(count);
+        }
+        for (why, count) in of.refused() {
+            refused.get_or_create(&Refused { table, why }).inc_by(count);
+        }
+    }
+    for (what, count) in [
+        ("quota-established", tallies.quota_established),
+        ("quota-pending", tallies.quota_pending),
+        ("quota-promotion", tallies.quota_promotion),
+        ("lone-half", tallies.lone_halves),
+        ("closed", tallies.closed),
+        ("reset", tallies.reset),
+        ("reset-revoked", tallies.reset_revoked),
+        ("port-reused", tallies.port_reused),
+        ("picked-up", tallies.picked_up),
+    ] {
+        turns.get_or_create(&Turn { what }).inc_by(count);
+    }
+    registry.register(
+        "flow_entries_made",
+        "Entries made in the flow tables, two per flow",
+        made,
+    );
+    registry.register(
+        "flow_entries_gone",
+        "Entries gone from the flow tables: removed by packets, swept by the agent, evicted by the \
+         kernel (worked out, and about right)",
+        gone,
+    );
+    registry.register(
+        "flow_entries_refused",
+        "Entries that the flow tables refused, by what the kernel said",
+        refused,
+    );
+    registry.register(
+        "flow_turns",
+        "What happened to flows: not begun or not promoted for a pod's quota, halves that had lost \
+         their partner, ended early, alive again after a forged reset, ports used again, picked up \
+         in the middle",
+        turns,
+    );
     Ok(())
 }
 

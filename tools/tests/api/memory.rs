@@ -12,7 +12,8 @@ use datapath_ipam::{Families, Ipam, IpamError, Options, Owner, PoolSpec};
 use datapath_tools::{
     api::{
         self, Addresses, Agent, Client, EndpointSpec, EndpointView, Failure, Feed, FlowView, Kind,
-        MetricView, Node, PeerSpec, PeerView, Socket, Status, TableUse, UntoldView,
+        MetricView, Node, PeerSpec, PeerView, Socket, Status, TableTally, TableUse, Tallies,
+        UntoldView,
     },
     error::Result,
 };
@@ -156,6 +157,28 @@ impl Node for Memory {
             suppressed: 12,
             lost: 3,
         }])
+    }
+
+    fn tallies(&self) -> Result<Tallies, Failure> {
+        Ok(Tallies {
+            pending: TableTally {
+                inserted: 40,
+                removed: 20,
+                swept: 8,
+                evicted: 10,
+                refused_no_memory: 3,
+                ..TableTally::default()
+            },
+            established: TableTally {
+                inserted: 20,
+                refused_full: 7,
+                ..TableTally::default()
+            },
+            quota_pending: 5,
+            quota_promotion: 6,
+            reset_revoked: 1,
+            ..Tallies::default()
+        })
     }
 
     fn peers(&self) -> Result<Vec<PeerView>, Failure> {
