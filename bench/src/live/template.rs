@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use datapath_conformance::frame::forge::{self, Place};
+use datapath_kern::wire::checksum;
 
 use crate::error::Result;
 
@@ -16,10 +17,17 @@ const UDP_CHECKSUM: usize = 6;
 /// Port of GENEVE (RFC 8926 section 3.3).
 const GENEVE_PORT: u16 = 6081;
 
-/// A UDP frame that stands for several flows: those from the source ports that follow its own.
+/// Bytes of a TCP header without options.
+const TCP_BYTES: usize = 20;
+/// Where the lower half of the sequence number is in it.
+const TCP_SEQUENCE_LOW: usize = 6;
+/// Where the checksum is in it.
+const TCP_CHECKSUM: usize = 16;
+
+/// A frame that stands for several flows: those from the source ports that follow its own.
 ///
-/// The first two bytes of its payload are the complement of the source port, so that one checksum
-/// is right for all of them.
+/// Somewhere behind the source port there is its complement, so that one checksum is right for all
+/// of them: the first two bytes of a datagram's payload, the lower half of a SYN's sequence number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Template {
     pub(super) bytes: Vec<u8>,
@@ -47,6 +55,38 @@ impl Template {
         let balance_at = bytes.len().saturating_sub(PAYLOAD_BYTES);
         Ok(Self {
             port_at: balance_at.saturating_sub(UDP_BYTES),
+            balance_at,
+            first_port,
+            flows: flows.clamp(1, u16::MAX - first_port),
+            bytes,
+        })
+    }
+
+    /// Makes a segment that asks for a connection, SYN without options; `flows` as of
+    /// [`Template::udp`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Template::udp`].
+    pub fn tcp_syn(from: Place, to: Place, flows: u16) -> Result<Self> {
+        let first_port = from.address.port();
+        let mut bytes = forge::tcp_syn(from, to, &[])?;
+        let port_at = bytes.len().saturating_sub(TCP_BYTES);
+        let balance_at = port_at + TCP_SEQUENCE_LOW;
+        // What is there is zero, so that the checksum has to take in all of the complement.
+        let balance = (!first_port).to_be_bytes();
+        let checksum_at = port_at + TCP_CHECKSUM;
+        if let Some(field) = bytes.get_mut(balance_at..balance_at + 2) {
+            field.copy_from_slice(&balance);
+        }
+        if let Some(field) = bytes.get_mut(checksum_at..checksum_at + 2)
+            && let Ok(old) = <[u8; 2]>::try_from(&*field)
+        {
+            let new = checksum::adjust(u16::from_ne_bytes(old), u16::from_ne_bytes(balance));
+            field.copy_from_slice(&new.to_ne_bytes());
+        }
+        Ok(Self {
+            port_at,
             balance_at,
             first_port,
             flows: flows.clamp(1, u16::MAX - first_port),
@@ -102,7 +142,7 @@ impl Template {
 
 #[cfg(test)]
 mod tests {
-    use etherparse::{NetSlice, SlicedPacket, TransportSlice};
+    use etherparse::{NetSlice, SlicedPacket, TcpSlice, TransportSlice};
 
     use super::*;
 
@@ -121,8 +161,10 @@ mod tests {
 
     fn checksum_is_right(bytes: &[u8]) -> bool {
         let packet = SlicedPacket::from_ethernet(bytes).unwrap();
-        let Some(TransportSlice::Udp(udp)) = packet.transport else {
-            panic!("no UDP in {bytes:?}");
+        let udp = match packet.transport {
+            Some(TransportSlice::Udp(udp)) => udp,
+            Some(TransportSlice::Tcp(tcp)) => return tcp_checksum_is_right(packet.net, &tcp),
+            _ => panic!("no UDP and no TCP in {bytes:?}"),
         };
         let header = udp.to_header();
         let sum = match packet.net {
@@ -137,11 +179,31 @@ mod tests {
         sum.unwrap() == header.checksum
     }
 
+    fn tcp_checksum_is_right(net: Option<NetSlice<'_>>, tcp: &TcpSlice<'_>) -> bool {
+        let header = tcp.to_header();
+        assert!(header.syn && !header.ack);
+        let sum = match net {
+            Some(NetSlice::Ipv4(ip)) => {
+                header.calc_checksum_ipv4(&ip.header().to_header(), tcp.payload())
+            }
+            Some(NetSlice::Ipv6(ip)) => {
+                header.calc_checksum_ipv6(&ip.header().to_header(), tcp.payload())
+            }
+            _ => panic!("no IP"),
+        };
+        sum.unwrap() == header.checksum
+    }
+
     #[test]
     fn one_checksum_is_right_for_every_flow() {
-        for v6 in [false, true] {
+        for (v6, syn) in [(false, false), (true, false), (false, true), (true, true)] {
             let (from, to) = ends(v6);
-            let template = Template::udp(from, to, 3).unwrap();
+            let make = if syn {
+                Template::tcp_syn
+            } else {
+                Template::udp
+            };
+            let template = make(from, to, 3).unwrap();
             assert_eq!(
                 template.ports().collect::<Vec<_>>(),
                 [20_000, 20_001, 20_002]
@@ -150,7 +212,10 @@ mod tests {
                 let mut bytes = template.bytes.clone();
                 bytes[template.port_at..][..2].copy_from_slice(&u16::to_be_bytes(port));
                 bytes[template.balance_at..][..2].copy_from_slice(&u16::to_be_bytes(!port));
-                assert!(checksum_is_right(&bytes), "port {port}, IPv6 {v6}");
+                assert!(
+                    checksum_is_right(&bytes),
+                    "port {port}, IPv6 {v6}, SYN {syn}"
+                );
             }
         }
     }
