@@ -24,6 +24,10 @@ fn every_program_loads_under_every_setting() {
                 let settings = Config {
                     tunnel,
                     identity_from_vni,
+                    // With quotas and without, strict about TCP and not.
+                    endpoint_established: 100 * identity_from_vni,
+                    endpoint_begun_per_s: 100 * identity_from_vni,
+                    tcp_loose: identity_from_vni,
                     checksum_v6_flags,
                     decap_flags,
                     host_interface: 1,

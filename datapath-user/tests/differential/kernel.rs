@@ -30,6 +30,8 @@ use datapath_kern::{
         mark,
         metric::{Counter, MAX_METRICS},
         nexthop::{Claim, MAX_NEXT_HOPS, NextHop},
+        quota::Quota,
+        tally::Tally,
         tunnel::{MAX_PEERS, Peer, Uplink},
     },
     env::Table,
@@ -87,6 +89,8 @@ pub(crate) struct Kernel {
     claims: HashMap<MapData, u32, Claim>,
     fragments: HashMap<MapData, FragmentKey, Fragment>,
     budgets: Array<MapData, Budget>,
+    quotas: Array<MapData, Quota>,
+    tally: PerCpuArray<MapData, u64>,
     next_hops: Array<MapData, NextHop>,
     endpoints: Array<MapData, Endpoint>,
     peers: Array<MapData, Peer>,
@@ -123,6 +127,8 @@ impl Kernel {
             claims: take("claims").try_into().unwrap(),
             fragments: take("fragments").try_into().unwrap(),
             budgets: take("budgets").try_into().unwrap(),
+            quotas: take("quotas").try_into().unwrap(),
+            tally: take("tally").try_into().unwrap(),
             next_hops: take("next_hops").try_into().unwrap(),
             endpoints: take("endpoints").try_into().unwrap(),
             peers: take("peers").try_into().unwrap(),
@@ -254,7 +260,7 @@ impl Kernel {
     }
 
     /// Compares all that the programs wrote with the host's: both tables of flows, claims, next
-    /// hops, first fragments, budgets, and `counters` by cell.
+    /// hops, first fragments, budgets, quotas, tallies, and `counters` by cell.
     pub(crate) fn compare(&self, host: &Host, counters: &StdMap<u32, Counter>) {
         let mut pairs = StdMap::new();
         same_flows("flows", &self.flows, &host.flows.entries(), &mut pairs);
@@ -282,6 +288,15 @@ impl Kernel {
             let spent = self.budgets.get(&slot, 0).unwrap();
             let expected = host.budgets.get(&slot).unwrap();
             assert_eq!(spent, expected, "kernel, host: budget {slot}");
+        }
+        for slot in 0..16 {
+            let has = self.quotas.get(&slot, 0).unwrap();
+            let expected = host.quotas.get(&slot).unwrap();
+            assert_eq!(has, expected, "kernel, host: quota {slot}");
+        }
+        for tally in Tally::ALL {
+            let found: u64 = self.tally.get(&tally.index(), 0).unwrap().iter().sum();
+            assert_eq!(found, host.tallied(*tally), "kernel, host: {tally:?}");
         }
         let claimed = host.claims.entries().into_iter().map(|(slot, _)| slot);
         let written = (0..MAX_NEXT_HOPS)

@@ -142,7 +142,11 @@ fn all_settings() -> Outcomes {
         config.nat_port_max = 40_003;
     };
     let native = |config: &mut Config| config.tunnel = mode::NATIVE;
-    for (seed, settings) in [plain as fn(&mut Config), strict, native]
+    let limited = |config: &mut Config| {
+        config.endpoint_established = 3;
+        config.endpoint_begun_per_s = 4;
+    };
+    for (seed, settings) in [plain as fn(&mut Config), strict, native, limited]
         .iter()
         .enumerate()
     {
