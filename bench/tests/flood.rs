@@ -3,6 +3,7 @@
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
+    clippy::print_stdout,
     reason = "it is all tests"
 )]
 
@@ -31,7 +32,7 @@ use datapath_conformance::{
         plan::{UPLINK, outside_address},
     },
 };
-use datapath_user::{FlowView, Tallies};
+use datapath_user::{Datapath, FlowView, Tallies};
 
 /// Entries of the established table: room for those of others, and a tenth of what the flood asks
 /// for.
@@ -98,11 +99,11 @@ impl Lab {
     }
 
     fn flows(&self) -> Result<Vec<FlowView>> {
-        Ok(self.datapaths.inside(0, |datapath| datapath.flows())?)
+        Ok(self.datapaths.inside(0, Datapath::flows)?)
     }
 
     fn tallies(&self) -> Result<Tallies> {
-        Ok(self.datapaths.inside(0, |datapath| datapath.tallies())?)
+        Ok(self.datapaths.inside(0, Datapath::tallies)?)
     }
 
     /// Numbers of the pairs of the established flows of pods 2 and 3, by how they began.
@@ -190,7 +191,7 @@ impl Lab {
             });
             let sweeping = scope.spawn(|| {
                 while !over.load(Ordering::Relaxed) {
-                    self.datapaths.inside(0, |datapath| datapath.sweep())?;
+                    self.datapaths.inside(0, Datapath::sweep)?;
                     thread::sleep(SWEEP_EVERY);
                 }
                 Ok::<_, datapath_bench::Error>(())

@@ -182,7 +182,7 @@ proptest! {
             } else {
                 from_pod(&host, 1, to, &tuple.answer(flags));
             }
-            host.advance(if wait_s == 3 { 1 } else { 0 });
+            host.advance(u32::from(wait_s == 3));
             let entries = host.flows.entries();
             for slot in 1..4 {
                 let own = entries.iter().filter(|(_, flow)| flow.charge().slot == slot).count();

@@ -23,6 +23,9 @@ use support::frame::{ACK, FIN, L4, RST, SYN};
 use support::talk::{Place, Talk};
 use support::{entry, from_pod, from_router, key, node};
 
+/// Sends a segment as one of the sides.
+type Side = fn(&Talk, u8);
+
 #[test]
 fn a_reset_leaves_ten_seconds_if_its_sender_stays_silent() {
     let talk = Talk::established();
@@ -46,7 +49,7 @@ fn a_forged_reset_does_not_end_a_flow_that_goes_on() {
     for by_client in [true, false] {
         let talk = Talk::established();
         let pair = talk.pair();
-        let (own, others): (fn(&Talk, u8), fn(&Talk, u8)) = if by_client {
+        let (own, others): (Side, Side) = if by_client {
             (Talk::client, Talk::server)
         } else {
             (Talk::server, Talk::client)
@@ -107,7 +110,7 @@ fn a_syn_on_a_half_closed_flow_passes_and_its_answer_opens_the_flow() {
         let talk = Talk::established();
         let pair = talk.pair();
         talk.client(FIN | ACK);
-        let (asks, answers): (fn(&Talk, u8), fn(&Talk, u8)) = if by_client {
+        let (asks, answers): (Side, Side) = if by_client {
             (Talk::client, Talk::server)
         } else {
             (Talk::server, Talk::client)

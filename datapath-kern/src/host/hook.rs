@@ -21,7 +21,7 @@ pub struct Run {
 impl Host {
     /// Has a packet go through a hook.
     ///
-    /// The [`Work`](crate::work::Work) is that of the packet before, as it is in the kernel: what
+    /// The [`Work`] is that of the packet before, as it is in the kernel: what
     /// it holds must mean nothing. Only the reason is cleared, to be able to tell.
     pub fn run(&self, hook: Hook, packet: &mut Buffer) -> Run {
         match self.work.try_borrow_mut() {
