@@ -87,10 +87,15 @@ pub trait Env: Settings {
     /// Who holds the slots that the datapath claims by itself.
     fn claims(&self) -> impl Table<u32, Claim>;
 
-    /// First fragments of packets: the least recently used goes when full.
+    /// Packets that come in fragments: the least recently used goes when full.
     fn fragments(&self) -> impl Table<FragmentKey, Fragment>;
 
-    /// What ends of the network have used up of their answers, by the slots of their next hops.
+    /// Identifications that masqueraded packets in fragments left with, and until when they are
+    /// taken, seconds on `CLOCK_MONOTONIC`: the least recently used goes when full.
+    fn fragment_ids(&self) -> impl Table<FragmentKey, u32>;
+
+    /// What ends of the network have used up of what they may have, by the slots of their next
+    /// hops.
     fn budgets(&self) -> impl Table<u32, Budget>;
 
     /// What endpoints have of the flow tables, by slot.

@@ -219,6 +219,14 @@ pub struct Headers {
     /// Identification that the parts of a packet share, as on the wire; of IPv4 in the first two
     /// bytes.
     pub fragment_id: [u8; 4],
+    /// Offset of the IPv6 fragment header, where [`Headers::part`] is not all of a packet.
+    pub fragment_at: u16,
+    /// Where in its packet a fragment lies, in units of eight bytes.
+    pub piece_at: u16,
+    /// Length of what a fragment holds of what was cut, bytes.
+    pub piece_len: u16,
+    /// Whether more fragments follow.
+    pub more: bool,
     /// Length of the transport header, bytes; zero where it is none that can be segmented.
     pub l4_len: u8,
     /// What kind of packet the transport header makes it.

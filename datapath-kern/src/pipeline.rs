@@ -89,7 +89,7 @@ fn enter_pod<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Outcom
         return Ok(Verdict::PASS);
     }
     to_a_pod(env, pkt, work, Direction::Ingress)?;
-    forward::in_place(pkt, work)
+    forward::in_place(env, pkt, work)
 }
 
 /// A frame arriving from the underlay: tcx ingress of an uplink.
@@ -111,9 +111,8 @@ fn enter_node<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Outco
         return Ok(Verdict::PASS);
     }
     work.arrival = Arrival::new(env, pkt, flags::ARRIVAL_UPLINK, Direction::Ingress);
-    if fragment::follow(env, work).is_err() {
-        // The host may know more of it.
-        return Ok(Verdict::PASS);
+    if let Err(reason) = fragment::follow(env, work) {
+        return fragment::refused(env, pkt, work, reason);
     }
     match work.hdr.kind {
         Kind::Flow => {}
@@ -208,7 +207,7 @@ fn leave_node<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Outco
     }
     if work.hdr.kind == Kind::IcmpError {
         return match quoted::flow_of(env, pkt, work) {
-            Ok(()) => forward::in_place(pkt, work),
+            Ok(()) => forward::in_place(env, pkt, work),
             // It would leave under the pod's own address.
             Err(reason) if of_pod => Err(reason),
             Err(_) => Ok(Verdict::PASS),
@@ -216,7 +215,7 @@ fn leave_node<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Outco
     }
     let hit = flow::lookup(env, work);
     if hit == Hit::Current {
-        return forward::in_place(pkt, work);
+        return forward::in_place(env, pkt, work);
     }
     if hit == Hit::Stale {
         flow::remove_pair(env, &work.hdr.key, &work.flow);
@@ -228,7 +227,7 @@ fn leave_node<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Outco
         // What begins no flow, an answer to an echo for one, is the host's business.
         Err(_) => return Ok(Verdict::PASS),
     }
-    forward::in_place(pkt, work)
+    forward::in_place(env, pkt, work)
 }
 
 /// Whether pods go out of this uplink behind its address.
@@ -308,7 +307,8 @@ pub fn to_host<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Verd
 #[inline(always)]
 fn send_piece<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Outcome {
     cut::make_piece(env, pkt, work)?;
-    flow_of(env, pkt, work)?;
+    fragment::follow_piece(env, work)?;
+    admit::flow_of(env, work)?;
     forward::apply(env, pkt, work)
 }
 
@@ -326,6 +326,13 @@ fn to_a_pod<E: Env, P: Packet>(
     if work.hdr.key.destination.is_multicast() {
         return Err(DropReason::Multicast);
     }
-    work.arrival = Arrival::new(env, pkt, flags::ARRIVAL_HOST, direction);
+    // What the stack only put in order came by an uplink.
+    let reordered = env.fragments_to_stack() != 0 && mark::is(pkt.mark(), mark::REORDERED);
+    let by = if reordered {
+        flags::ARRIVAL_UPLINK
+    } else {
+        flags::ARRIVAL_HOST
+    };
+    work.arrival = Arrival::new(env, pkt, by, direction);
     flow_of(env, pkt, work)
 }

@@ -146,6 +146,14 @@ outcomes! {
         FragmentWithoutFirst = 31, "First logical datagram fragment not found";
         /// The endpoint has its share of the flow tables already.
         EndpointQuota = 32, "CT: Endpoint quota exceeded";
+        /// A fragment of what other fragments brought already, or of a packet whose fragments
+        /// overlapped.
+        FragmentOverlap = 34, "Overlapping IP fragments";
+        /// A fragment that ends before the headers do, or begins within them.
+        FragmentTooSmall = 35, "IP fragment too small";
+        /// More packets in fragments than one end may have unfinished, or one with more gaps than
+        /// are kept track of.
+        TooManyFragments = 36, "Too many fragmented packets";
     }
 }
 

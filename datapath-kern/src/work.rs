@@ -3,7 +3,7 @@
 use crate::abi::addr::Addr;
 use crate::abi::event::{Head, Hook};
 use crate::abi::flow::{Flow, FlowKey};
-use crate::abi::fragment::FragmentKey;
+use crate::abi::fragment::{Fragment, FragmentKey};
 use crate::abi::nexthop::NextHop;
 use crate::env::FibQuery;
 use crate::packet::Headers;
@@ -47,8 +47,14 @@ pub struct Work {
     pub reason: Option<DropReason>,
     /// The packet that an ICMP error is about.
     pub quoted: Quoted,
-    /// The packet that a fragment is of.
+    /// The packet that a fragment is of,
     pub fragment_key: FragmentKey,
+    /// what is known of it,
+    pub fragment: Fragment,
+    /// and the identification that it is to leave with.
+    pub identification: FragmentKey,
+    /// Whether what a piece was cut from was a fragment already.
+    pub of_fragment: bool,
     /// Headers for the tunnel.
     pub underlay: Underlay,
     /// The hook that the packet is at.

@@ -122,6 +122,12 @@ settings! {
     /// Flows that one endpoint may begin in a second without proving them, and as many again that
     /// others may begin to it; zero: any number.
     endpoint_begun_per_s: u32,
+    /// One: a fragment that comes from an uplink ahead of its first one, for a pod's own address,
+    /// is handed to this node's stack, which may put its packet together. Zero: it is dropped.
+    fragments_to_stack: u32,
+    /// Packets in fragments that each pod and each peer may begin and not complete in half a
+    /// minute.
+    fragments_per_end: u32,
 }
 crate::abi!(Config, size = 128, align = 8);
 
@@ -167,5 +173,7 @@ impl Config {
         uplinks_pass_gso: 0,
         endpoint_established: 0,
         endpoint_begun_per_s: 0,
+        fragments_to_stack: 0,
+        fragments_per_end: 1024,
     };
 }

@@ -15,6 +15,10 @@ pub const TO_HOST: u32 = 0x0000_0400;
 /// A copy of a packet, on its way round the gateway pair to become a piece of it.
 pub const PIECE: u32 = 0x0000_0600;
 
+/// A fragment that came ahead of its first one, from an uplink, and what belongs with it: the stack
+/// puts them in order, and the hooks that it meets then judge it as what came by the uplink.
+pub const REORDERED: u32 = 0x0000_0800;
+
 /// `mark` with our bits replaced by `bits`.
 #[inline(always)]
 #[must_use]

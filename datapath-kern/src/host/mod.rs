@@ -25,7 +25,7 @@ use crate::abi::config::{Config, settings_of_field};
 use crate::abi::endpoint::{Endpoint, MAX_ENDPOINTS};
 use crate::abi::event::{Event, FRAME_BYTES, Head, WINDOWS, Window};
 use crate::abi::flow::{Flow, FlowKey};
-use crate::abi::fragment::{Fragment, FragmentKey};
+use crate::abi::fragment::{Fragment, FragmentKey, MAX_FRAGMENTS};
 use crate::abi::ipcache::IpEntry;
 use crate::abi::metric::{Counter, Direction, MAX_METRICS, OUTCOMES, index};
 use crate::abi::nexthop::{CLAIMED, Claim, MAX_NEXT_HOPS, NextHop};
@@ -74,9 +74,11 @@ pub struct Host {
     pub next_hops: Array<NextHop>,
     /// Holders of claimed next hops.
     pub claims: Hash<u32, Claim>,
-    /// First fragments of packets.
+    /// Packets that come in fragments.
     pub fragments: Hash<FragmentKey, Fragment>,
-    /// What ends used up of their answers.
+    /// Identifications that masqueraded packets in fragments left with.
+    pub fragment_ids: Hash<FragmentKey, u32>,
+    /// What ends used up of what they may have.
     pub budgets: Array<Budget>,
     /// What endpoints have of the flow tables.
     pub quotas: Array<Quota>,
@@ -121,7 +123,8 @@ impl Host {
             peer_indices: Hash::new(MAX_PEERS as usize),
             next_hops: Array::new(MAX_NEXT_HOPS),
             claims: Hash::new(CLAIMED as usize),
-            fragments: Hash::evicting(8192),
+            fragments: Hash::evicting(MAX_FRAGMENTS as usize),
+            fragment_ids: Hash::evicting(MAX_FRAGMENTS as usize),
             budgets: Array::new(MAX_BUDGETS),
             quotas: Array::new(MAX_ENDPOINTS),
             tallies: Array::new(MAX_TALLIES),
@@ -243,6 +246,10 @@ impl Env for Host {
 
     fn fragments(&self) -> impl Table<FragmentKey, Fragment> {
         self.logged("fragments", &self.fragments)
+    }
+
+    fn fragment_ids(&self) -> impl Table<FragmentKey, u32> {
+        self.logged("fragment_ids", &self.fragment_ids)
     }
 
     fn budgets(&self) -> impl Table<u32, Budget> {

@@ -196,6 +196,11 @@ impl Env for Kernel {
     }
 
     #[inline(always)]
+    fn fragment_ids(&self) -> impl Table<FragmentKey, u32> {
+        Map(&maps::FRAGMENT_IDS)
+    }
+
+    #[inline(always)]
     fn budgets(&self) -> impl Table<u32, Budget> {
         Map(&maps::BUDGETS)
     }

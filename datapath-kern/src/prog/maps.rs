@@ -9,7 +9,7 @@ use datapath_kern::abi::config::Config;
 use datapath_kern::abi::endpoint::{Endpoint, MAX_ENDPOINTS};
 use datapath_kern::abi::event::{RING_BYTES, WINDOWS, Window};
 use datapath_kern::abi::flow::{Flow, FlowKey};
-use datapath_kern::abi::fragment::{Fragment, FragmentKey};
+use datapath_kern::abi::fragment::{Fragment, FragmentKey, MAX_FRAGMENTS};
 use datapath_kern::abi::ipcache::IpEntry;
 use datapath_kern::abi::metric::{Counter, MAX_METRICS};
 use datapath_kern::abi::nexthop::{CLAIMED, Claim, MAX_NEXT_HOPS, NextHop};
@@ -50,7 +50,11 @@ pub(super) static CLAIMS: HashMap<u32, Claim> = HashMap::with_max_entries(CLAIME
 
 #[map(name = "fragments")]
 pub(super) static FRAGMENTS: LruHashMap<FragmentKey, Fragment> =
-    LruHashMap::with_max_entries(8192, 0);
+    LruHashMap::with_max_entries(MAX_FRAGMENTS, 0);
+
+#[map(name = "fragment_ids")]
+pub(super) static FRAGMENT_IDS: LruHashMap<FragmentKey, u32> =
+    LruHashMap::with_max_entries(MAX_FRAGMENTS, 0);
 
 #[map(name = "budgets")]
 pub(super) static BUDGETS: Array<Budget> = Array::with_max_entries(MAX_BUDGETS, 0);

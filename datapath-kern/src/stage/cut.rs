@@ -12,7 +12,7 @@ use crate::abi::ipcache::kind;
 use crate::abi::mark;
 use crate::abi::metric::Direction;
 use crate::env::{Env, Table};
-use crate::packet::{ETHERNET_LEN, Family, Frame, Packet};
+use crate::packet::{ETHERNET_LEN, Family, Frame, Packet, Part};
 use crate::stage::origin::Arrival;
 use crate::stage::{forward, parse};
 use crate::verdict::{Action, DropReason, Verdict};
@@ -22,6 +22,9 @@ use crate::work::Work;
 
 /// Pieces that a packet is cut into at most: 9000 bytes for a path of 576.
 const MAX_PIECES: u32 = 18;
+
+/// Bit of the offset in a ticket, which is a multiple of eight: what is cut is a fragment.
+const OF_FRAGMENT: u16 = 1;
 
 /// Length of an IPv4 header without options, bytes.
 const HEADER_LEN: u16 = 20;
@@ -56,6 +59,11 @@ pub fn send_round<E: Env, P: Packet>(
         return Err(too_big);
     }
     pkt.set_mark(mark::with(pkt.mark(), mark::PIECE));
+    let of_fragment = u32::from(if hdr.part == Part::Whole {
+        0
+    } else {
+        OF_FRAGMENT
+    });
     for piece in 0..MAX_PIECES {
         let offset = piece * size;
         if offset >= payload {
@@ -63,13 +71,13 @@ pub fn send_round<E: Env, P: Packet>(
         }
         let rest = payload - offset;
         let length = if rest < size { rest } else { size };
-        pkt.send_copy(env.net_interface(), offset << 16 | length)?;
+        pkt.send_copy(env.net_interface(), (offset | of_fragment) << 16 | length)?;
     }
     Ok(Verdict::new(Action::Consumed, 0))
 }
 
 /// Makes a copy that has come round the piece that its ticket says, and [`Work::hdr`] and
-/// [`Work::arrival`] what they are for a packet of its sender.
+/// [`Work::arrival`] and [`Work::of_fragment`] what they are for a packet of its sender.
 ///
 /// # Errors
 ///
@@ -83,7 +91,8 @@ pub fn make_piece<E: Env, P: Packet>(
     let ticket = pkt.ticket();
     #[allow(clippy::cast_possible_truncation, reason = "two halves")]
     let (offset, length) = ((ticket >> 16) as u16, ticket as u16);
-    shorten(pkt, offset, length)?;
+    work.of_fragment = offset & OF_FRAGMENT != 0;
+    shorten(pkt, offset & !OF_FRAGMENT, length)?;
     if parse::frame(pkt, &mut work.hdr)? != Frame::Ip {
         return Err(DropReason::NotForwarded);
     }

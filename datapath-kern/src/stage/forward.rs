@@ -5,6 +5,7 @@ use crate::abi::mark;
 use crate::abi::nexthop::{NextHop, kind};
 use crate::env::Env;
 use crate::packet::{Packet, Wrapped};
+use crate::stage::fragment::identification;
 use crate::stage::nexthop;
 use crate::stage::observe;
 use crate::stage::{cut, encap, rewrite};
@@ -35,6 +36,7 @@ pub fn apply<E: Env, P: Packet>(
     if !fits(pkt, work) {
         return cut::send_round(env, pkt, work);
     }
+    identification::choose(env, work)?;
     // What this node's own stack sends was not routed by us.
     rewrite::apply(pkt, work, work.arrival.by != flags::ARRIVAL_HOST)?;
     let (verdict, how) = match work.flow.target() {
@@ -140,11 +142,16 @@ fn to_host<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &Work) -> Result<Verdi
 ///
 /// As [`apply`].
 #[inline(always)]
-pub fn in_place<P: Packet>(pkt: &mut P, work: &mut Work) -> Result<Verdict, DropReason> {
+pub fn in_place<E: Env, P: Packet>(
+    env: &E,
+    pkt: &mut P,
+    work: &mut Work,
+) -> Result<Verdict, DropReason> {
     work.judged = true;
     if work.flow.verdict != verdict::ALLOW {
         return Err(DropReason::PolicyDenied);
     }
+    identification::choose(env, work)?;
     rewrite::apply(pkt, work, false)?;
     Ok(Verdict::PASS)
 }

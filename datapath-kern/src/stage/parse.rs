@@ -67,7 +67,50 @@ fn ipv4<P: Packet>(pkt: &P, hdr: &mut Headers) -> Result<(), DropReason> {
     hdr.l4 = hdr.l3 + ip.header_len();
     hdr.family = Family::V4;
     hdr.ttl = ip.ttl;
-    transport(pkt, hdr, total_len - ip.header_len(), ip.fragment_offset())
+    let length = total_len - ip.header_len();
+    if hdr.part != Part::Whole {
+        piece(
+            hdr,
+            length,
+            ip.fragment_offset(),
+            ip.more_fragments(),
+            ip.header_len(),
+        )?;
+    }
+    transport(pkt, hdr, length)
+}
+
+/// Smallest first fragment, bytes of what is cut: what the smallest link leaves behind a header
+/// without options, 68 bytes (RFC 791, section 3.2). A fragment that follows may be smaller though
+/// others follow it, where it was cut once more on its way.
+const MIN_FIRST_LEN: u16 = 48;
+
+/// Longest transport header that is looked at, bytes: TCP without options.
+const MIN_HEADER_LEN: u16 = 20;
+
+/// Enters which part of a packet a fragment is: `length` bytes at `offset`, in units of eight,
+/// behind headers of `before` bytes that count into the length of the whole.
+#[inline(always)]
+fn piece(
+    hdr: &mut Headers,
+    length: u16,
+    offset: u16,
+    more: bool,
+    before: u16,
+) -> Result<(), DropReason> {
+    hdr.piece_at = offset;
+    hdr.piece_len = length;
+    hdr.more = more;
+    let end = u32::from(before) + u32::from(offset) * 8 + u32::from(length);
+    if length == 0 || more && length & 7 != 0 || end > 0xffff {
+        return Err(DropReason::InvalidPacket);
+    }
+    // What would be put over the header of the first one is an attack (RFC 3128).
+    let in_header = offset != 0 && offset < 3 && hdr.key.protocol == protocol::TCP;
+    if in_header || offset == 0 && length < MIN_FIRST_LEN {
+        return Err(DropReason::FragmentTooSmall);
+    }
+    Ok(())
 }
 
 /// The part of a packet that lies at `offset`.
@@ -89,7 +132,8 @@ fn ipv6<P: Packet>(pkt: &P, hdr: &mut Headers) -> Result<(), DropReason> {
     }
     let mut l4 = hdr.l3 + 40;
     let mut next = ip.next_header;
-    let mut offset = 0;
+    let mut field = 0;
+    let mut cut = 0;
     hdr.part = Part::Whole;
     for _ in 0..MAX_EXTENSIONS {
         if l4 > MAX_L4_OFFSET {
@@ -108,13 +152,15 @@ fn ipv6<P: Packet>(pkt: &P, hdr: &mut Headers) -> Result<(), DropReason> {
             // There is one at most, and what it says of a whole packet is nothing (RFC 6946).
             protocol::FRAGMENT if hdr.part == Part::Whole => {
                 let header: FragmentHeader = pkt.read(l4)?;
+                hdr.fragment_at = l4;
                 remaining = remaining.checked_sub(8).ok_or(DropReason::InvalidPacket)?;
                 l4 += 8;
                 next = header.next_header;
-                offset = header.offset.get() >> 3;
-                hdr.part = part(offset, header.offset.get() & 1 != 0);
+                field = header.offset.get();
+                hdr.part = part(field >> 3, field & 1 != 0);
                 hdr.fragment_id = header.id;
-                if offset != 0 {
+                cut = remaining;
+                if hdr.part == Part::Later {
                     break;
                 }
             }
@@ -132,18 +178,20 @@ fn ipv6<P: Packet>(pkt: &P, hdr: &mut Headers) -> Result<(), DropReason> {
     hdr.l4 = l4;
     hdr.family = Family::V6;
     hdr.ttl = ip.hop_limit;
-    transport(pkt, hdr, remaining, offset)
+    if hdr.part != Part::Whole {
+        let before = hdr.fragment_at - hdr.l3 - 40;
+        piece(hdr, cut, field >> 3, field & 1 != 0, before)?;
+        // All headers are in the first one (RFC 7112).
+        if hdr.part == Part::First && remaining < MIN_HEADER_LEN {
+            return Err(DropReason::FragmentTooSmall);
+        }
+    }
+    transport(pkt, hdr, remaining)
 }
 
-/// Fills in what the transport header says; `length` bytes of it and its data are in the frame,
-/// and lie at `offset` in the packet, in units of eight bytes.
+/// Fills in what the transport header says; `length` bytes of it and its data are in the frame.
 #[inline(always)]
-fn transport<P: Packet>(
-    pkt: &P,
-    hdr: &mut Headers,
-    length: u16,
-    offset: u16,
-) -> Result<(), DropReason> {
+fn transport<P: Packet>(pkt: &P, hdr: &mut Headers, length: u16) -> Result<(), DropReason> {
     if hdr.l4 > MAX_L4_OFFSET {
         return Err(DropReason::InvalidPacket);
     }
@@ -154,11 +202,7 @@ fn transport<P: Packet>(
     hdr.tcp_flags = 0;
     hdr.l4_len = 0;
     hdr.kind = Kind::Flow;
-    if offset != 0 {
-        // What would be put over the header of the first one is an attack (RFC 3128).
-        if hdr.key.protocol == protocol::TCP && offset < 3 {
-            return Err(DropReason::InvalidPacket);
-        }
+    if hdr.part == Part::Later {
         return Ok(());
     }
     match (hdr.key.protocol, hdr.family) {

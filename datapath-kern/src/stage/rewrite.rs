@@ -6,6 +6,7 @@ use zerocopy::network_endian::U16;
 
 use crate::abi::flow::{Flow, flags};
 use crate::packet::{ChecksumCovers, Family, Headers, Kind, Packet, Part};
+use crate::stage::fragment::identification;
 use crate::stage::quoted;
 use crate::verdict::DropReason;
 use crate::wire::checksum;
@@ -43,6 +44,10 @@ pub fn apply<P: Packet>(pkt: &mut P, work: &Work, routed: bool) -> Result<(), Dr
     if translated {
         address(pkt, hdr, flow)?;
         header_delta = checksum::fold(u32::from(header_delta) + u32::from(flow.address_delta));
+        if hdr.part != Part::Whole && flow.has(flags::SNAT) {
+            let delta = identification::write(pkt, work)?;
+            header_delta = checksum::fold(u32::from(header_delta) + u32::from(delta));
+        }
     }
     if hdr.family == Family::V4 && (routed || translated) {
         let old: [u8; 2] = pkt.read(hdr.l3 + 10)?;
