@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use datapath_kern::abi::config::Config as Defaults;
 use datapath_kern::abi::event::RING_BYTES;
+use datapath_kern::abi::fragment::MAX_FRAGMENTS;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -87,6 +88,14 @@ pub struct Config {
     /// allows it. Without, only a SYN begins one, and the others are dropped with a reason.
     #[serde(default = "yes")]
     pub tcp_loose: bool,
+    /// Room for packets in fragments, entries; and as much again for the identifications that
+    /// masqueraded ones leave with. A power of two. Each pod and each peer may have an eighth of
+    /// them unfinished.
+    #[serde(default = "max_fragments")]
+    pub max_fragments: u32,
+    /// What becomes of a fragment that comes ahead of its first one.
+    #[serde(default)]
+    pub fragments: EarlyFragments,
     /// Source ports that masquerade hands out.
     #[serde(default)]
     pub nat_ports: PortRange,
@@ -116,6 +125,10 @@ const fn max_flows() -> u32 {
 
 const fn max_pending() -> u32 {
     32_768
+}
+
+const fn max_fragments() -> u32 {
+    MAX_FRAGMENTS
 }
 
 const fn events_per_s() -> u32 {
@@ -187,6 +200,24 @@ pub enum IdentityFrom {
     Vni,
     /// The inner source address; a VNI that says otherwise is dropped.
     Ipcache,
+}
+
+/// What becomes of a fragment that comes ahead of its first one, which alone says whose it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EarlyFragments {
+    /// It is dropped, with a reason. What comes from an uplink for an address of the node's own is
+    /// the node's.
+    #[default]
+    Drop,
+    /// From an uplink and for the address of a pod, it is given to the node's stack, with the rest
+    /// of its packet; elsewhere it is dropped.
+    ///
+    /// The stack puts such packets together where something on the node has it do so before it
+    /// routes them: any rule of netfilter that looks at connections has (`ct state`, `-m
+    /// conntrack`). The node must forward what comes by the uplink. Where it does neither, they are
+    /// lost as with [`EarlyFragments::Drop`].
+    Stack,
 }
 
 /// A range of ports, both ends included.
@@ -350,6 +381,8 @@ impl Config {
             max_pending: max_pending(),
             endpoint_share: EndpointShare::default(),
             tcp_loose: true,
+            max_fragments: max_fragments(),
+            fragments: EarlyFragments::default(),
             nat_ports: PortRange::default(),
             timeouts: Timeouts::default(),
             events_per_s: events_per_s(),
@@ -429,6 +462,7 @@ impl Config {
         for (field, size) in [
             ("max_flows", self.max_flows),
             ("max_pending", self.max_pending),
+            ("max_fragments", self.max_fragments),
         ] {
             if !size.is_power_of_two() || !TABLE_SIZES.contains(&size) {
                 let rule = "must be a power of two from 1024 to 16777216";
@@ -571,6 +605,13 @@ mod tests {
                 "max_pending",
                 Config {
                     max_pending: 0,
+                    ..good()
+                },
+            ),
+            (
+                "max_fragments",
+                Config {
+                    max_fragments: 9000,
                     ..good()
                 },
             ),

@@ -410,6 +410,7 @@ fn remedy(pin: &Path, what: &str, found: u32) -> String {
         "flows" => "max_flows",
         "events" => "event_ring_bytes",
         "pending" => "max_pending",
+        "fragments" | "fragment_ids" => "max_fragments",
         _ => "",
     };
     if what == "max_entries" && !setting.is_empty() {

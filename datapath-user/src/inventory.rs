@@ -126,6 +126,7 @@ fn check_maps(directory: &Path, config: &Config, object: &[u8]) -> Result<(), Er
             "flows" => config.max_flows,
             "events" => config.event_ring_bytes,
             "pending" => config.max_pending,
+            "fragments" | "fragment_ids" => config.max_fragments,
             _ => wanted.max_entries(),
         };
         for (what, found, wanted) in [

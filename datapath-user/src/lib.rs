@@ -78,7 +78,8 @@ mod uplink;
 pub use adoption::Adoption;
 pub use changes::{Change, Changes};
 pub use config::{
-    Attach, Config, EndpointShare, IdentityFrom, PodDevice, PortRange, Timeouts, Tunnel,
+    Attach, Config, EarlyFragments, EndpointShare, IdentityFrom, PodDevice, PortRange, Timeouts,
+    Tunnel,
 };
 pub use datapath::Datapath;
 pub use endpoint::{EndpointSpec, EndpointView};

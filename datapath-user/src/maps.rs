@@ -40,7 +40,7 @@ pub(crate) struct Maps {
 }
 
 /// The maps that are pinned, and outlive the process.
-pub(crate) const PINNED: [&str; 17] = [
+pub(crate) const PINNED: [&str; 18] = [
     "flows",
     "pending",
     "endpoints",
@@ -59,6 +59,7 @@ pub(crate) const PINNED: [&str; 17] = [
     // The programs' own business, but what one load began another one ends.
     "claims",
     "fragments",
+    "fragment_ids",
     "budgets",
 ];
 

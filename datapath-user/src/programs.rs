@@ -148,6 +148,8 @@ impl Programs {
             .override_global(SETTINGS, settings, true)
             .map_max_entries("flows", config.max_flows)
             .map_max_entries("pending", config.max_pending)
+            .map_max_entries("fragments", config.max_fragments)
+            .map_max_entries("fragment_ids", config.max_fragments)
             .map_max_entries(RING, config.event_ring_bytes);
         for name in PINNED {
             loader.map_pin_path(name, pins.maps().join(name));

@@ -129,7 +129,7 @@ settings! {
     /// minute.
     fragments_per_end: u32,
 }
-crate::abi!(Config, size = 128, align = 8);
+crate::abi!(Config, size = 136, align = 8);
 
 /// Values of [`Config::tunnel`].
 pub mod tunnel {

@@ -3,10 +3,13 @@
 use datapath_kern::abi::config::{Config as Settings, tunnel};
 
 use super::address_or_none;
-use crate::config::{Config, EndpointShare, IdentityFrom, Tunnel};
+use crate::config::{Config, EarlyFragments, EndpointShare, IdentityFrom, Tunnel};
 use crate::gateway::Gateway;
 use crate::probe::Kernel;
 use crate::uplink::UplinkView;
+
+/// One end has so many parts of the room for fragments at most, one of them.
+const SHARES: u32 = 8;
 
 /// The settings of a load.
 pub(super) fn of(
@@ -48,6 +51,8 @@ pub(super) fn of(
             config.endpoint_share.pending_percent,
             config.max_pending,
         ),
+        fragments_to_stack: u32::from(config.fragments == EarlyFragments::Stack),
+        fragments_per_end: config.max_fragments / SHARES,
         ..Settings::DEFAULT
     }
 }
