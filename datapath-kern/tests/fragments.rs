@@ -7,7 +7,9 @@
 
 mod support;
 
-use datapath_kern::abi::metric::Direction::Egress;
+use datapath_kern::abi::flow::flags;
+use datapath_kern::abi::mark;
+use datapath_kern::abi::metric::Direction::{Egress, Ingress};
 use datapath_kern::host::{Hook, Host, plan};
 use datapath_kern::packet::Family::{self, V4, V6};
 use datapath_kern::verdict::{Action, DropReason};
@@ -15,7 +17,7 @@ use rstest::rstest;
 use support::fragments::{cut, join};
 use support::frame::{self, L4, SYN, Tuple};
 use support::sent::{from_uplink, kind_wrap};
-use support::{Out, node, run, tunnel};
+use support::{Out, entry, key, node, run, run_marked, tunnel};
 
 const UDP: L4 = L4::Udp(5000, 53);
 
@@ -193,7 +195,7 @@ fn fragments_that_no_one_sends(#[values(V4, V6)] family: Family) {
         .iter()
         .map(|out| out.reason)
         .collect();
-    assert_eq!(reasons, [Some(DropReason::InvalidPacket); 2]);
+    assert_eq!(reasons, [Some(DropReason::FragmentTooSmall); 2]);
 
     let echo = Tuple::new(tcp.source, to, L4::EchoRequest(1));
     let mut error = frame::build(macs.0, macs.1, &echo, 64, &payload());
@@ -222,5 +224,171 @@ fn a_whole_packet_may_say_that_it_is_a_fragment() {
     for out in out {
         // A tunnel packet in pieces is the host's.
         assert_eq!((out.verdict.action, out.reason), (Action::Pass, None));
+    }
+}
+
+/// The fragments of a packet that lie over others condemn it; those that are there already do not.
+#[rstest]
+fn fragments_over_others(#[values(V4, V6)] family: Family) {
+    let host = node(1, V4);
+    let to = plan::pod(1, 2, family);
+    let overlapping = DropReason::FragmentOverlap;
+    let pieces = of_pod(to, family, 7);
+    let twice: Vec<_> = [0, 0, 1, 1, 0, 2]
+        .map(|at: usize| pieces[at].clone())
+        .into();
+    let out = sent_by_pod(&host, &twice);
+    let (again, went_on): (Vec<_>, Vec<_>) = out.into_iter().partition(|out| out.reason.is_some());
+    assert_eq!(joined(&went_on).payload, payload());
+    assert_eq!(again.len(), 3);
+    for out in again {
+        out.dropped(Egress, overlapping);
+    }
+
+    // The second one begins where the first one is not at its end.
+    let pieces = of_pod(to, family, 8);
+    let others = cut_at(to, family, 8, 792);
+    let mixed = [&pieces[0], &others[1], &pieces[1], &pieces[2]].map(Clone::clone);
+    let out = sent_by_pod(&host, &mixed);
+    assert_eq!(out[0].reason, None);
+    for out in &out[1..] {
+        out.dropped(Egress, overlapping);
+    }
+}
+
+fn cut_at(to: std::net::IpAddr, family: Family, id: u16, piece: usize) -> Vec<Vec<u8>> {
+    let tuple = Tuple::new(plan::pod(1, 1, family), to, UDP);
+    let macs = (plan::pod_mac(1, 1), plan::gateway_mac(1));
+    let whole = frame::build(macs.0, macs.1, &tuple, 64, &payload());
+    cut(&whole, piece, id)
+}
+
+/// So many parts with gaps between them are kept apart, and no more.
+#[rstest]
+fn too_many_gaps(#[values(V4, V6)] family: Family) {
+    let host = node(1, V4);
+    let pieces = cut_at(plan::pod(1, 2, family), family, 7, 64);
+    let every_other: Vec<_> = (0..7).map(|at| pieces[2 * at].clone()).collect();
+    let out = sent_by_pod(&host, &every_other);
+    assert!(out[..6].iter().all(|out| out.reason.is_none()));
+    out[6].dropped(Egress, DropReason::TooManyFragments);
+    // Room is where a gap is filled.
+    let filled = [pieces[1].clone(), pieces[12].clone()];
+    let out = sent_by_pod(&host, &filled);
+    assert!(out.iter().all(|out| out.reason.is_none()));
+}
+
+/// One pod has so many unfinished packets at most, and another one its own.
+#[rstest]
+fn unfinished_packets_of_one_pod(#[values(V4, V6)] family: Family) {
+    let mut host = node(1, V4);
+    host.config.fragments_per_end = 4;
+    let to = plan::pod(1, 2, family);
+    // What is complete is not counted.
+    for id in 0..20 {
+        let out = sent_by_pod(&host, &of_pod(to, family, id));
+        assert!(out.iter().all(|out| out.reason.is_none()), "{out:?}");
+    }
+    for id in 20..24 {
+        let out = sent_by_pod(&host, &of_pod(to, family, id)[..1]);
+        assert_eq!(out[0].reason, None);
+    }
+    let one_more = of_pod(to, family, 24);
+    sent_by_pod(&host, &one_more[..1])[0].dropped(Egress, DropReason::TooManyFragments);
+    let tuple = Tuple::new(plan::pod(1, 3, family), to, UDP);
+    let macs = (plan::pod_mac(1, 3), plan::gateway_mac(1));
+    let other = cut(
+        &frame::build(macs.0, macs.1, &tuple, 64, &payload()),
+        800,
+        1,
+    );
+    let out = through(&host, Hook::FromPod, plan::pod_interface(3), &other);
+    assert_eq!(joined(&out).tuple, tuple);
+    // It heals by itself.
+    host.advance(30);
+    let out = sent_by_pod(&host, &one_more);
+    assert_eq!(joined(&out).payload, payload());
+}
+
+/// Two pods and the node send at once, under one identification, to one destination.
+#[rstest]
+fn identifications_behind_one_address(#[values(V4, V6)] family: Family) {
+    let host = node(1, V4);
+    let outside = plan::outside(family);
+    let mut ids = std::collections::HashSet::new();
+    let senders = [
+        (
+            plan::pod(1, 1, family),
+            plan::pod_mac(1, 1),
+            Hook::FromPod,
+            plan::pod_interface(1),
+        ),
+        (
+            plan::pod(1, 2, family),
+            plan::pod_mac(1, 2),
+            Hook::FromPod,
+            plan::pod_interface(2),
+        ),
+        (
+            plan::node(1, family),
+            plan::node_mac(1),
+            Hook::ToUplink,
+            plan::UPLINK,
+        ),
+    ];
+    let mut sent = vec![Vec::new(); senders.len()];
+    for piece in 0..3 {
+        for (at, (source, mac, hook, interface)) in senders.into_iter().enumerate() {
+            let tuple = Tuple::new(source, outside, UDP);
+            let whole = frame::build(mac, plan::gateway_mac(1), &tuple, 64, &payload());
+            let out = run(&host, hook, interface, &cut(&whole, 800, 7)[piece]);
+            assert_eq!(out.reason, None);
+            sent[at].push(out);
+        }
+    }
+    for out in &sent {
+        assert_eq!(joined(out).tuple.source, plan::node(1, family));
+        let at = if family == V4 { 18..20 } else { 58..62 };
+        let of_one: std::collections::HashSet<_> = out
+            .iter()
+            .map(|out| out.bytes[at.clone()].to_vec())
+            .collect();
+        assert_eq!(of_one.len(), 1);
+        ids.extend(of_one);
+    }
+    assert_eq!(ids.len(), senders.len());
+}
+
+/// What came by an uplink ahead of its first one is the stack's with all its packet, and judged
+/// when the stack has put it in order: as what came by the uplink.
+#[rstest]
+fn put_in_order_by_the_stack(#[values(V4, V6)] family: Family) {
+    let mut host = node(1, V4);
+    let tuple = Tuple::new(plan::outside(family), plan::pod(1, 1, family), UDP);
+    let macs = (plan::node_mac(plan::ROUTER), plan::node_mac(1));
+    let whole = frame::build(macs.0, macs.1, &tuple, 60, &payload());
+    let mut pieces = cut(&whole, 800, 7);
+    pieces.reverse();
+    from_uplink(&host, &pieces[0]).dropped(Ingress, DropReason::FragmentWithoutFirst);
+
+    host.config.fragments_to_stack = 1;
+    for piece in &pieces {
+        let out = from_uplink(&host, piece);
+        out.went(Action::Pass, 0, "");
+        assert_eq!((out.mark, out.bytes), (mark::REORDERED, piece.clone()));
+    }
+    pieces.reverse();
+    let stack = |piece: &Vec<u8>| {
+        let far = plan::GATEWAY_FAR;
+        run_marked(&host, Hook::FromHost, far, piece, mark::REORDERED)
+    };
+    let out: Vec<_> = pieces.iter().map(stack).collect();
+    assert_eq!(joined(&out).tuple, tuple);
+    let flow = entry(&host, &key(&tuple)).unwrap();
+    assert_eq!(flow.arrival(), flags::ARRIVAL_UPLINK);
+    // The next one, in order, goes its way.
+    for piece in cut(&whole, 800, 8) {
+        let pod = plan::pod_interface(1);
+        from_uplink(&host, &piece).went(Action::IntoPod, pod, "ingress to-endpoint");
     }
 }

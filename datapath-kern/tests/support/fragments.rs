@@ -95,7 +95,7 @@ fn part(frame: &[u8]) -> (usize, bool, Vec<u8>, &[u8]) {
 }
 
 /// Writes the checksum of an IPv4 header.
-fn seal(frame: &mut [u8]) {
+pub(crate) fn seal(frame: &mut [u8]) {
     let ip = Ipv4HeaderSlice::from_slice(&frame[14..])
         .unwrap()
         .to_header();
