@@ -88,6 +88,7 @@ pub(crate) struct Kernel {
     pending: HashMap<MapData, FlowKey, Flow>,
     claims: HashMap<MapData, u32, Claim>,
     fragments: HashMap<MapData, FragmentKey, Fragment>,
+    fragment_ids: HashMap<MapData, FragmentKey, u32>,
     budgets: Array<MapData, Budget>,
     quotas: Array<MapData, Quota>,
     tally: PerCpuArray<MapData, u64>,
@@ -126,6 +127,7 @@ impl Kernel {
             pending: take("pending").try_into().unwrap(),
             claims: take("claims").try_into().unwrap(),
             fragments: take("fragments").try_into().unwrap(),
+            fragment_ids: take("fragment_ids").try_into().unwrap(),
             budgets: take("budgets").try_into().unwrap(),
             quotas: take("quotas").try_into().unwrap(),
             tally: take("tally").try_into().unwrap(),
@@ -260,7 +262,8 @@ impl Kernel {
     }
 
     /// Compares all that the programs wrote with the host's: both tables of flows, claims, next
-    /// hops, first fragments, budgets, quotas, tallies, and `counters` by cell.
+    /// hops, packets in fragments and their identifications, budgets, quotas, tallies, and
+    /// `counters` by cell.
     pub(crate) fn compare(&self, host: &Host, counters: &StdMap<u32, Counter>) {
         let mut pairs = StdMap::new();
         same_flows("flows", &self.flows, &host.flows.entries(), &mut pairs);
@@ -274,6 +277,8 @@ impl Kernel {
         same("claims", claims, host.claims.entries());
         let fragments = self.fragments.iter().map(Result::unwrap);
         same("fragments", fragments, host.fragments.entries());
+        let ids = self.fragment_ids.iter().map(Result::unwrap);
+        same("fragment_ids", ids, host.fragment_ids.entries());
         for cell in 0..MAX_METRICS {
             let expected = counters.get(&cell).copied().unwrap_or_default();
             assert_eq!(self.counter(cell), expected, "kernel, host: counter {cell}");

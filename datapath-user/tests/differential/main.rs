@@ -34,6 +34,7 @@ mod frame;
 #[path = "../../../datapath-kern/tests/support/icmp.rs"]
 mod icmp;
 mod kernel;
+mod pieces;
 mod refused;
 mod traffic;
 #[allow(dead_code, reason = "every test binary uses its own part")]
@@ -140,8 +141,12 @@ fn all_settings() -> Outcomes {
         config.tcp_loose = 0;
         config.nat_port_min = 40_000;
         config.nat_port_max = 40_003;
+        config.fragments_per_end = 8;
     };
-    let native = |config: &mut Config| config.tunnel = mode::NATIVE;
+    let native = |config: &mut Config| {
+        config.tunnel = mode::NATIVE;
+        config.fragments_to_stack = 1;
+    };
     let limited = |config: &mut Config| {
         config.endpoint_established = 3;
         config.endpoint_begun_per_s = 4;

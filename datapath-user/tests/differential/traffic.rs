@@ -67,6 +67,7 @@ impl Traffic {
             self.expired(&mut all, family);
             self.too_big(&mut all, family);
             self.in_pieces(&mut all, family);
+            self.harmed(&mut all, family);
             self.forged(&mut all, family);
             self.kinds(&mut all, family);
             for (peer, underlay) in PEERS {
