@@ -250,7 +250,7 @@ pub enum Part {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
-    /// TCP, UDP, echo, or a protocol tracked by its addresses alone.
+    /// TCP, UDP, SCTP, DCCP, UDP-Lite, echo, or a protocol tracked by its addresses alone.
     #[default]
     Flow = 0,
     /// ICMP that is neither echo nor an error.

@@ -8,7 +8,7 @@ use crate::packet::{ETHERNET_LEN, Family, Frame, Headers, Kind, MAX_L4_OFFSET, P
 use crate::verdict::DropReason;
 use crate::wire::ethernet::{self, Ethernet};
 use crate::wire::ip::{Extension, FragmentHeader, Ipv4, Ipv6, protocol};
-use crate::wire::transport::{Icmp, Tcp, Udp, icmp, icmpv6};
+use crate::wire::transport::{Icmp, Ports, Tcp, Udp, icmp, icmpv6};
 
 /// IPv6 extension headers that are walked before a packet is given up on.
 const MAX_EXTENSIONS: usize = 6;
@@ -225,6 +225,14 @@ fn transport<P: Packet>(pkt: &P, hdr: &mut Headers, length: u16) -> Result<(), D
             hdr.key.destination_port = udp.ports.destination;
             hdr.l4_len = 8;
         }
+        (protocol::SCTP | protocol::DCCP | protocol::UDP_LITE, _) => {
+            let ports: Ports = pkt.read(hdr.l4)?;
+            if length < least(hdr.key.protocol) {
+                return Err(DropReason::InvalidPacket);
+            }
+            hdr.key.source_port = ports.source;
+            hdr.key.destination_port = ports.destination;
+        }
         (protocol::ICMP, Family::V4) | (protocol::ICMPV6, Family::V6) => {
             let message: Icmp = pkt.read(hdr.l4)?;
             if length < 8 {
@@ -236,6 +244,17 @@ fn transport<P: Packet>(pkt: &P, hdr: &mut Headers, length: u16) -> Result<(), D
         _ => {}
     }
     Ok(())
+}
+
+/// Length of the shortest header of UDP-Lite (RFC 3828, section 3.1), SCTP (RFC 9260, section 3.1)
+/// and DCCP (RFC 4340, section 5.1), bytes.
+#[inline(always)]
+const fn least(protocol: u8) -> u16 {
+    if protocol == protocol::UDP_LITE {
+        8
+    } else {
+        12
+    }
 }
 
 /// Tells echo, which is a flow, from the rest of ICMP, which is not, and enters its identifier.

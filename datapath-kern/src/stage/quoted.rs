@@ -14,7 +14,9 @@ use crate::stage::{flow, parse};
 use crate::verdict::DropReason;
 use crate::wire::checksum;
 use crate::wire::ip::{Ipv4, Ipv6, protocol, v6_bytes};
-use crate::wire::transport::{Icmp, Ports, checksum_offset, port_offset};
+use crate::wire::transport::{
+    Icmp, Ports, checksum_is_optional, checksum_offset, has_ports, port_offset,
+};
 use crate::work::Work;
 
 /// The packet that an ICMP error quotes.
@@ -111,7 +113,7 @@ pub fn read<P: Packet>(pkt: &P, work: &mut Work) -> Result<(), DropReason> {
         return Err(DropReason::IcmpUnrelated);
     }
     match quoted.key.protocol {
-        protocol::TCP | protocol::UDP => {
+        protocol if has_ports(protocol) => {
             let ports: Ports = pkt.read(quoted.l4).map_err(unrelated)?;
             quoted.key.source_port = ports.source;
             quoted.key.destination_port = ports.destination;
@@ -168,7 +170,7 @@ pub fn translate<P: Packet>(pkt: &mut P, work: &Work) -> Result<(), DropReason> 
         if protocol != protocol::ICMP {
             covered += u32::from(flow.address_delta);
         }
-        let optional = protocol == protocol::UDP;
+        let optional = checksum_is_optional(protocol);
         change += mend_quoted(pkt, quoted.l4 + offset, checksum::fold(covered), optional);
     }
     let covers = ChecksumCovers {
@@ -191,10 +193,11 @@ fn mend<P: Packet>(pkt: &mut P, offset: u16, difference: u16) -> Result<(), Drop
 /// change of the field adds to a sum over it.
 #[inline(always)]
 fn mend_quoted<P: Packet>(pkt: &mut P, offset: u16, difference: u16, optional: bool) -> u32 {
-    let Ok(old) = pkt.read::<[u8; 2]>(offset) else {
+    // In one piece: put together from bytes, it makes the compiler compute with what is a pointer
+    // where there is nothing to read, which the verifier refuses.
+    let Ok(old) = pkt.read::<u16>(offset) else {
         return 0;
     };
-    let old = u16::from_ne_bytes(old);
     if optional && old == 0 {
         return 0;
     }

@@ -11,7 +11,7 @@ use crate::stage::quoted;
 use crate::verdict::DropReason;
 use crate::wire::checksum;
 use crate::wire::ip::{protocol, v6_bytes};
-use crate::wire::transport::{checksum_offset, port_offset};
+use crate::wire::transport::{checksum_is_optional, checksum_offset, port_offset};
 use crate::work::Work;
 
 /// Translates the packet as [`Work::flow`] says and, where it is `routed`, takes one off its TTL.
@@ -90,7 +90,7 @@ fn transport<P: Packet>(pkt: &mut P, hdr: &Headers, flow: &Flow) -> Result<(), D
         return Ok(());
     };
     let at = hdr.l4 + offset;
-    let optional = hdr.key.protocol == protocol::UDP;
+    let optional = checksum_is_optional(hdr.key.protocol);
     let v6 = hdr.family == Family::V6;
     if flow.port_delta_matters() {
         let port: U16 = flow.nat_port;

@@ -11,8 +11,12 @@ pub mod protocol {
     pub const TCP: u8 = 6;
     /// UDP.
     pub const UDP: u8 = 17;
+    /// DCCP (RFC 4340).
+    pub const DCCP: u8 = 33;
     /// IPv6 fragment header.
     pub const FRAGMENT: u8 = 44;
+    /// IP authentication header (RFC 4302).
+    pub const AH: u8 = 51;
     /// IPv6 hop-by-hop options.
     pub const HOP_BY_HOP: u8 = 0;
     /// IPv6 routing header.
@@ -21,8 +25,20 @@ pub mod protocol {
     pub const ICMPV6: u8 = 58;
     /// IPv6 destination options.
     pub const DESTINATION: u8 = 60;
-    /// SCTP.
+    /// OSPF; for IPv6, RFC 5340.
+    pub const OSPF: u8 = 89;
+    /// PIM (RFC 7761).
+    pub const PIM: u8 = 103;
+    /// VRRP (RFC 9568).
+    pub const VRRP: u8 = 112;
+    /// SCTP (RFC 9260).
     pub const SCTP: u8 = 132;
+    /// Mobility header of IPv6 (RFC 6275).
+    pub const MOBILITY: u8 = 135;
+    /// UDP-Lite (RFC 3828).
+    pub const UDP_LITE: u8 = 136;
+    /// Host identity protocol (RFC 7401).
+    pub const HIP: u8 = 139;
 }
 
 /// IPv4 header without options, 20 bytes.

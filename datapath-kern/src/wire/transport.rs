@@ -5,8 +5,9 @@ use zerocopy::network_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::abi::Mac;
+use crate::wire::ip::protocol;
 
-/// Source and destination port: the first four bytes of TCP, UDP and SCTP.
+/// Source and destination port: the first four bytes of the protocols that [`has_ports`] knows.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned,
 )]
@@ -165,17 +166,39 @@ impl Neighbour {
     pub const FIXED_LEN: u16 = 24;
 }
 
+/// Whether the transport header of `protocol` begins with [`Ports`].
+#[inline(always)]
+#[must_use]
+pub const fn has_ports(protocol: u8) -> bool {
+    matches!(
+        protocol,
+        protocol::TCP | protocol::UDP | protocol::SCTP | protocol::DCCP | protocol::UDP_LITE
+    )
+}
+
 /// Offset of the checksum in the transport header of `protocol`, where there is one that covers
-/// addresses or ports.
+/// addresses or ports and that can be mended by what they change.
+///
+/// The coverage of UDP-Lite (RFC 3828, section 3.1) and of DCCP (RFC 4340, section 9) may leave
+/// out data, never the pseudo header and the ports. SCTP's covers the ports and not the addresses,
+/// and is no sum (RFC 9260, section 6.8).
 #[inline(always)]
 #[must_use]
 pub const fn checksum_offset(protocol: u8) -> Option<u16> {
     match protocol {
-        super::ip::protocol::TCP => Some(16),
-        super::ip::protocol::UDP => Some(6),
-        super::ip::protocol::ICMP | super::ip::protocol::ICMPV6 => Some(2),
+        protocol::TCP => Some(16),
+        protocol::UDP | protocol::UDP_LITE | protocol::DCCP => Some(6),
+        protocol::ICMP | protocol::ICMPV6 => Some(2),
         _ => None,
     }
+}
+
+/// Whether zero in the checksum of `protocol` means that there is none, and is never the outcome
+/// of one. UDP-Lite has a checksum always; its zero is invalid (RFC 3828, section 3.1).
+#[inline(always)]
+#[must_use]
+pub const fn checksum_is_optional(protocol: u8) -> bool {
+    matches!(protocol, protocol::UDP | protocol::UDP_LITE)
 }
 
 /// Offset of the field that masquerade rewrites in the transport header: a port, or the
@@ -184,7 +207,7 @@ pub const fn checksum_offset(protocol: u8) -> Option<u16> {
 #[must_use]
 pub const fn port_offset(protocol: u8, destination: bool) -> u16 {
     match protocol {
-        super::ip::protocol::ICMP | super::ip::protocol::ICMPV6 => 4,
+        protocol::ICMP | protocol::ICMPV6 => 4,
         _ if destination => 2,
         _ => 0,
     }
