@@ -14,6 +14,7 @@ use crate::abi::metric::Direction;
 use crate::abi::nexthop::{Claim, NextHop};
 use crate::abi::quota::Quota;
 use crate::abi::tally::Tally;
+use crate::abi::search::{PortSearch, Refusal};
 use crate::abi::tunnel::{Peer, Uplink};
 use crate::packet::Packet;
 
@@ -103,6 +104,20 @@ pub trait Env: Settings {
 
     /// Counts what happened to so many flows, or entries of flows.
     fn tally(&self, what: Tally, count: u64);
+
+    /// Searches for a port that found none: the least recently used goes when full.
+    fn port_searches(&self) -> impl Table<FlowKey, PortSearch>;
+
+    /// Remotes that new flows are not even routed to, by a hash.
+    fn refusals(&self) -> impl Table<u32, Refusal>;
+
+    /// Ports that masquerade does not hand out,
+    /// [`PORTS_PER_WORD`](crate::abi::search::PORTS_PER_WORD) bits to a word.
+    fn excluded_ports(&self) -> impl Table<u32, u64>;
+
+    /// Whether a socket of this node would receive packets of this tuple, as they arrive; TCP and
+    /// UDP only.
+    fn is_of_socket(&self, key: &FlowKey) -> bool;
 
     /// Uplinks by interface.
     fn uplinks(&self) -> impl Table<u32, Uplink>;

@@ -47,7 +47,7 @@ impl Verdict {
 macro_rules! outcomes {
     ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $code:expr, $label:literal;)* }) => {
         $(#[$meta])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[repr(u8)]
         pub enum $name {
             $($(#[$doc])* $variant = $code,)*
@@ -154,6 +154,9 @@ outcomes! {
         /// More packets in fragments than one end may have unfinished, or one with more gaps than
         /// are kept track of.
         TooManyFragments = 36, "Too many fragmented packets";
+        /// A pod that holds most of the ports to masquerade behind, where none but the reserve for
+        /// others is left.
+        NatShare = 37, "Masquerade: endpoint's share of ports used up";
     }
 }
 

@@ -8,6 +8,7 @@ use crate::abi::nexthop::NextHop;
 use crate::env::FibQuery;
 use crate::packet::Headers;
 use crate::stage::origin::{Arrival, Origin};
+use crate::stage::ports::Search;
 use crate::stage::quoted::Quoted;
 use crate::stage::route::Route;
 use crate::verdict::DropReason;
@@ -33,6 +34,8 @@ pub struct Work {
     pub reply_key: FlowKey,
     /// Key of a flow in the way of the one in the making.
     pub held_key: FlowKey,
+    /// The search for a port.
+    pub search: Search,
     /// Who sent it, where there was no current flow to tell.
     pub origin: Origin,
     /// Where it goes, likewise: the address, after translation,

@@ -244,6 +244,7 @@ fn the_first_packet_to_the_outside() {
     pending update
     endpoint_slots get
     endpoints get
+    refusals update
     ipcache
     peers get
     fib
@@ -255,10 +256,12 @@ fn the_first_packet_to_the_outside() {
     random
     quotas get
     next_hops get
+    excluded_ports get
     flows update
     pending update
     pending insert
     flows update
+    socket
     pending insert
     flows update
     pending update

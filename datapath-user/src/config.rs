@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use datapath_kern::abi::config::Config as Defaults;
@@ -96,9 +97,23 @@ pub struct Config {
     /// What becomes of a fragment that comes ahead of its first one.
     #[serde(default)]
     pub fragments: EarlyFragments,
-    /// Source ports that masquerade hands out.
+    /// Source ports that masquerade hands out. A flow keeps its own where that is free.
+    ///
+    /// An eighth of them is a reserve, from three eighths of the range on (25216-33279 of the
+    /// default range): those are handed out last, and not to a pod that holds three quarters of the
+    /// others to the same remote, so that no pod leaves the rest without. No flow keeps one of
+    /// them.
     #[serde(default)]
     pub nat_ports: PortRange,
+    /// Source ports in that range that masquerade never hands out, and that no flow keeps: those of
+    /// port mappings, for one, which belong to no socket. The tunnel's own port and ports that a TCP
+    /// or UDP socket of the node would answer on are left out by themselves.
+    ///
+    /// ```toml
+    /// nat_excluded_ports = [8472, { first = 30000, last = 32767 }]
+    /// ```
+    #[serde(default)]
+    pub nat_excluded_ports: Vec<Ports>,
     /// How long flows live between two packets.
     #[serde(default)]
     pub timeouts: Timeouts,
@@ -296,6 +311,29 @@ impl EndpointShare {
     }
 }
 
+/// A port, or a range of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "expected a port, or the range { first = PORT, last = PORT }"
+)]
+pub enum Ports {
+    /// One.
+    One(u16),
+    /// Several.
+    Range(PortRange),
+}
+
+impl Ports {
+    /// Numbers of the ports.
+    pub(crate) fn numbers(self) -> RangeInclusive<u16> {
+        match self {
+            Self::One(port) => port..=port,
+            Self::Range(PortRange { first, last }) => first..=last,
+        }
+    }
+}
+
 /// How long flows live between two packets, seconds.
 ///
 /// | | here | Cilium | netfilter | RFC |
@@ -352,10 +390,10 @@ impl Default for Timeouts {
 }
 
 /// Sizes that a flow table may have, entries.
-const TABLE_SIZES: std::ops::RangeInclusive<u32> = 1024..=16_777_216;
+const TABLE_SIZES: RangeInclusive<u32> = 1024..=16_777_216;
 
 /// Sizes that the ring buffer of events may have, bytes: whole pages, also where those are large.
-const RING_SIZES: std::ops::RangeInclusive<u32> = 65_536..=1 << 30;
+const RING_SIZES: RangeInclusive<u32> = 65_536..=1 << 30;
 
 impl Config {
     /// Settings for a node with these uplinks, everything else by default: no pods yet.
@@ -384,6 +422,7 @@ impl Config {
             max_fragments: max_fragments(),
             fragments: EarlyFragments::default(),
             nat_ports: PortRange::default(),
+            nat_excluded_ports: Vec::new(),
             timeouts: Timeouts::default(),
             events_per_s: events_per_s(),
             event_ring_bytes: event_ring_bytes(),
@@ -475,11 +514,7 @@ impl Config {
             return wrong("event_ring_bytes", ring.to_string(), rule);
         }
         self.endpoint_share.check()?;
-        let PortRange { first, last } = self.nat_ports;
-        if first == 0 || first > last {
-            let rule = "must begin at 1 or above and not end before it begins";
-            return wrong("nat_ports", format!("{first}-{last}"), rule);
-        }
+        self.validate_nat_ports()?;
         let times = self.timeouts;
         for (field, seconds) in [
             ("timeouts.tcp_established_s", times.tcp_established_s),
@@ -516,6 +551,33 @@ impl Config {
             if !names.insert(&uplink.name) {
                 return wrong(uplink.name.clone(), "must name each interface once");
             }
+        }
+        Ok(())
+    }
+
+    /// Checks which ports masquerade hands out.
+    fn validate_nat_ports(&self) -> Result<(), Error> {
+        let wrong = |field: &'static str, value: String, rule: &'static str| {
+            Err(Error::Setting { field, value, rule })
+        };
+        let PortRange { first, last } = self.nat_ports;
+        if first == 0 || first > last {
+            let rule = "must begin at 1 or above and not end before it begins";
+            return wrong("nat_ports", format!("{first}-{last}"), rule);
+        }
+        for ports in &self.nat_excluded_ports {
+            if ports.numbers().is_empty() {
+                let value = format!("{}-{}", ports.numbers().start(), ports.numbers().end());
+                return wrong("nat_excluded_ports", value, "must not end before it begins");
+            }
+        }
+        let left = (first..=last).find(|port| {
+            let mut excluded = self.nat_excluded_ports.iter();
+            !excluded.any(|ports| ports.numbers().contains(port))
+        });
+        if left.is_none() {
+            let value = format!("all of {first}-{last}");
+            return wrong("nat_excluded_ports", value, "must leave some of nat_ports");
         }
         Ok(())
     }
@@ -662,5 +724,33 @@ mod tests {
         assert_eq!(EndpointShare::flows(25, 2048), 256);
         assert_eq!(EndpointShare::flows(1, 100), 1, "never none");
         assert_eq!(EndpointShare::flows(100, 131_072), 0, "no limit");
+    }
+
+    #[test]
+    fn excluded_ports_leave_some() {
+        let wrong = [
+            vec![Ports::Range(PortRange { first: 9, last: 8 })],
+            vec![Ports::One(1024), Ports::Range(PortRange::default())],
+        ];
+        for nat_excluded_ports in wrong {
+            let config = Config {
+                nat_excluded_ports,
+                ..good()
+            };
+            let error = config.validate().unwrap_err().to_string();
+            assert!(error.contains("nat_excluded_ports"), "{error}");
+        }
+    }
+
+    #[test]
+    fn ports_are_numbers_or_ranges() {
+        let read = serde_json::from_str::<Vec<Ports>>;
+        let (first, last) = (30_000, 32_767);
+        let some = vec![Ports::One(8472), Ports::Range(PortRange { first, last })];
+        let text = r#"[8472,{"first":30000,"last":32767}]"#;
+        assert_eq!(read(text).unwrap(), some);
+        assert_eq!(serde_json::to_string(&some).unwrap(), text);
+        let error = read(r#"["x"]"#).unwrap_err().to_string();
+        assert!(error.contains("expected a port, or the range"), "{error}");
     }
 }

@@ -78,8 +78,8 @@ mod uplink;
 pub use adoption::Adoption;
 pub use changes::{Change, Changes};
 pub use config::{
-    Attach, Config, EarlyFragments, EndpointShare, IdentityFrom, PodDevice, PortRange, Timeouts,
-    Tunnel,
+    Attach, Config, EarlyFragments, EndpointShare, IdentityFrom, PodDevice, PortRange, Ports,
+    Timeouts, Tunnel,
 };
 pub use datapath::Datapath;
 pub use endpoint::{EndpointSpec, EndpointView};

@@ -13,9 +13,11 @@ use datapath_kern::abi::ipcache::IpEntry;
 use datapath_kern::abi::metric::Counter;
 use datapath_kern::abi::nexthop::NextHop;
 use datapath_kern::abi::quota::Quota;
+use datapath_kern::abi::search::{EXCLUDED_WORDS, PORTS_PER_WORD};
 use datapath_kern::abi::tunnel::{Peer, Uplink};
 use ipnet::IpNet;
 
+use crate::config::Ports;
 use crate::error::Error;
 use crate::events::RING;
 
@@ -31,6 +33,7 @@ pub(crate) struct Maps {
     pub(crate) peers: Array<MapData, Peer>,
     pub(crate) peer_indices: HashMap<MapData, Addr, u32>,
     pub(crate) next_hops: Array<MapData, NextHop>,
+    pub(crate) excluded_ports: Array<MapData, u64>,
     pub(crate) uplinks: HashMap<MapData, u32, Uplink>,
     pub(crate) ipcache: LpmTrie<MapData, Addr, IpEntry>,
     pub(crate) metrics: PerCpuArray<MapData, Counter>,
@@ -40,7 +43,7 @@ pub(crate) struct Maps {
 }
 
 /// The maps that are pinned, and outlive the process.
-pub(crate) const PINNED: [&str; 18] = [
+pub(crate) const PINNED: [&str; 21] = [
     "flows",
     "pending",
     "endpoints",
@@ -48,6 +51,7 @@ pub(crate) const PINNED: [&str; 18] = [
     "peers",
     "peer_indices",
     "next_hops",
+    "excluded_ports",
     "uplinks",
     "ipcache",
     "metrics",
@@ -61,6 +65,8 @@ pub(crate) const PINNED: [&str; 18] = [
     "fragments",
     "fragment_ids",
     "budgets",
+    "port_searches",
+    "refusals",
 ];
 
 impl Maps {
@@ -74,6 +80,7 @@ impl Maps {
             peers: pinned(directory, "peers")?,
             peer_indices: pinned(directory, "peer_indices")?,
             next_hops: pinned(directory, "next_hops")?,
+            excluded_ports: pinned(directory, "excluded_ports")?,
             uplinks: pinned(directory, "uplinks")?,
             ipcache: pinned(directory, "ipcache")?,
             metrics: pinned(directory, "metrics")?,
@@ -81,6 +88,16 @@ impl Maps {
             quotas: pinned(directory, "quotas")?,
             tally: pinned(directory, "tally")?,
         })
+    }
+
+    /// Excludes exactly these ports from masquerade.
+    pub(crate) fn exclude_ports(&mut self, excluded: &[Ports]) -> Result<(), Error> {
+        for (index, word) in (0..EXCLUDED_WORDS).zip(excluded_words(excluded)) {
+            self.excluded_ports
+                .set(index, word, 0)
+                .map_err(Error::map("write to", "excluded_ports"))?;
+        }
+        Ok(())
     }
 
     /// All that the ipcache says.
@@ -114,6 +131,18 @@ where
         .and_then(Map::from_map_data)
         .and_then(T::try_from)
         .map_err(Error::map("open the pinned", name))
+}
+
+/// The excluded ports as the map has them.
+fn excluded_words(excluded: &[Ports]) -> Vec<u64> {
+    let mut words = vec![0; EXCLUDED_WORDS as usize];
+    for port in excluded.iter().flat_map(|ports| ports.numbers()) {
+        let port = u32::from(port);
+        if let Some(word) = words.get_mut((port / PORTS_PER_WORD) as usize) {
+            *word |= 1 << (port % PORTS_PER_WORD);
+        }
+    }
+    words
 }
 
 /// The ipcache's key of a prefix: both families in one trie, IPv4 as mapped addresses.
@@ -156,6 +185,7 @@ pub(crate) fn gone(result: Result<(), MapError>) -> Result<(), MapError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::PortRange;
 
     #[test]
     fn a_key_says_which_prefix_it_is_of() {
@@ -170,5 +200,16 @@ mod tests {
             let net: IpNet = text.parse().unwrap();
             assert_eq!(prefix(&key(net)), net);
         }
+    }
+
+    #[test]
+    fn excluded_ports_are_bits() {
+        let range = PortRange {
+            first: 127,
+            last: 128,
+        };
+        let words = excluded_words(&[Ports::One(65_535), Ports::Range(range), Ports::One(128)]);
+        let set: Vec<_> = (0..).zip(&words).filter(|(_, word)| **word != 0).collect();
+        assert_eq!(set, [(1, &(1 << 63)), (2, &1), (1023, &(1 << 63))]);
     }
 }

@@ -18,6 +18,7 @@ pub mod nexthop;
 #[doc(hidden)]
 pub mod pod;
 pub mod quota;
+pub mod search;
 pub mod state;
 pub mod tally;
 pub mod tunnel;

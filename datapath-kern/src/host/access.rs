@@ -15,6 +15,8 @@ pub enum Access {
     Ipcache,
     /// Routing table.
     Fib,
+    /// Sockets of the node.
+    Socket,
     /// Clock.
     Now,
     /// Random number.
@@ -55,6 +57,7 @@ impl fmt::Display for Access {
             Self::Table(name, Op::Remove) => write!(f, "{name} remove"),
             Self::Ipcache => f.write_str("ipcache"),
             Self::Fib => f.write_str("fib"),
+            Self::Socket => f.write_str("socket"),
             Self::Now => f.write_str("now"),
             Self::Random => f.write_str("random"),
             Self::Count => f.write_str("count"),

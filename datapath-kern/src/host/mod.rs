@@ -15,7 +15,7 @@ mod table;
 mod turn;
 
 use core::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::vec::Vec;
 
 use crate::abi::Mac;
@@ -31,6 +31,7 @@ use crate::abi::metric::{Counter, Direction, MAX_METRICS, OUTCOMES, index};
 use crate::abi::nexthop::{CLAIMED, Claim, MAX_NEXT_HOPS, NextHop};
 use crate::abi::quota::Quota;
 use crate::abi::tally::{MAX_TALLIES, Tally};
+use crate::abi::search::{EXCLUDED_WORDS, MAX_REFUSALS, MAX_SEARCHES, PortSearch, Refusal};
 use crate::abi::tunnel::{MAX_PEERS, Peer, Uplink};
 use crate::env::{Env, Fib, FibQuery, Table};
 use crate::packet::Packet;
@@ -84,6 +85,14 @@ pub struct Host {
     pub quotas: Array<Quota>,
     /// What happened to flows, by [`Tally`].
     pub tallies: Array<u64>,
+    /// Searches for a port that found none.
+    pub port_searches: Hash<FlowKey, PortSearch>,
+    /// Remotes that new flows are not even routed to.
+    pub refusals: Array<Refusal>,
+    /// Ports that masquerade does not hand out.
+    pub excluded_ports: Array<u64>,
+    /// Sockets of the node: protocol and port, on all its addresses.
+    pub sockets: RefCell<BTreeSet<(u8, u16)>>,
     /// Uplinks by interface.
     pub uplinks: Hash<u32, Uplink>,
     /// Who is behind an address.
@@ -128,6 +137,10 @@ impl Host {
             budgets: Array::new(MAX_BUDGETS),
             quotas: Array::new(MAX_ENDPOINTS),
             tallies: Array::new(MAX_TALLIES),
+            port_searches: Hash::evicting(MAX_SEARCHES as usize),
+            refusals: Array::new(MAX_REFUSALS),
+            excluded_ports: Array::new(EXCLUDED_WORDS),
+            sockets: RefCell::default(),
             uplinks: Hash::new(64),
             ipcache: RefCell::default(),
             routing: RefCell::default(),
@@ -263,6 +276,24 @@ impl Env for Host {
     fn tally(&self, what: Tally, count: u64) {
         self.logged("tally", &self.tallies)
             .update(&what.index(), |cell| *cell += count);
+    }
+
+    fn port_searches(&self) -> impl Table<FlowKey, PortSearch> {
+        self.logged("port_searches", &self.port_searches)
+    }
+
+    fn refusals(&self) -> impl Table<u32, Refusal> {
+        self.logged("refusals", &self.refusals)
+    }
+
+    fn excluded_ports(&self) -> impl Table<u32, u64> {
+        self.logged("excluded_ports", &self.excluded_ports)
+    }
+
+    fn is_of_socket(&self, key: &FlowKey) -> bool {
+        self.log.write(Access::Socket);
+        let place = (key.protocol, key.destination_port.get());
+        self.sockets.borrow().contains(&place)
     }
 
     fn uplinks(&self) -> impl Table<u32, Uplink> {

@@ -20,6 +20,8 @@ pub(super) struct Arguments {
     pub(super) address: Key<Addr>,
     /// Neighbour for `bpf_redirect_neigh`.
     pub(super) neighbour: bpf_redir_neigh,
+    /// Tuple that a socket is looked up by.
+    pub(super) tuple: [u32; 9],
     /// Bytes of the packet to sum up, a word more than there may be.
     pub(super) scratch: [u32; MAX_SUM_LEN as usize / 4 + 1],
 }

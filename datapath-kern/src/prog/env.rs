@@ -6,7 +6,7 @@ use aya_ebpf::bindings::{
 };
 use aya_ebpf::helpers::generated::{
     bpf_check_mtu, bpf_fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns,
-    bpf_skb_load_bytes,
+    bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release, bpf_skb_load_bytes,
 };
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
@@ -23,9 +23,11 @@ use datapath_kern::abi::metric::{Direction, index};
 use datapath_kern::abi::nexthop::{Claim, NextHop, kind};
 use datapath_kern::abi::quota::Quota;
 use datapath_kern::abi::tally::Tally;
+use datapath_kern::abi::search::{PortSearch, Refusal};
 use datapath_kern::abi::tunnel::{Peer, Uplink};
 use datapath_kern::env::{Env, Fib, FibQuery, InsertError, Table};
 use datapath_kern::packet::Packet;
+use datapath_kern::wire::ip::protocol;
 
 use super::arguments::{self, FibLookup};
 use super::maps;
@@ -216,6 +218,26 @@ impl Env for Kernel {
     }
 
     #[inline(always)]
+    fn port_searches(&self) -> impl Table<FlowKey, PortSearch> {
+        Map(&maps::PORT_SEARCHES)
+    }
+
+    #[inline(always)]
+    fn refusals(&self) -> impl Table<u32, Refusal> {
+        Map(&maps::REFUSALS)
+    }
+
+    #[inline(always)]
+    fn excluded_ports(&self) -> impl Table<u32, u64> {
+        Map(&maps::EXCLUDED_PORTS)
+    }
+
+    #[inline(never)]
+    fn is_of_socket(&self, key: &FlowKey) -> bool {
+        is_of_socket(self.ctx, key)
+    }
+
+    #[inline(always)]
     fn uplinks(&self) -> impl Table<u32, Uplink> {
         Map(&maps::UPLINKS)
     }
@@ -291,6 +313,52 @@ fn emit(ctx: *mut __sk_buff, length: u32, head: &Head) -> bool {
         (&raw mut (*event).head.captured).write(if copied { captured as u16 } else { 0 });
     }
     record.submit(0);
+    true
+}
+
+/// `struct bpf_sock_tuple` of `include/uapi/linux/bpf.h`, IPv4: source, destination, ports; bytes.
+const TUPLE_V4: u32 = 12;
+/// As [`TUPLE_V4`], IPv6.
+const TUPLE_V6: u32 = 36;
+
+/// Looks for a socket in the network namespace of the packet's interface: on both kinds of pairs
+/// that is the host's (`bpf_skc_lookup`, `net/core/filter.c`; `netkit_xmit`,
+/// `drivers/net/netkit.c`).
+#[inline(always)]
+fn is_of_socket(ctx: *mut __sk_buff, key: &FlowKey) -> bool {
+    let tcp = key.protocol == protocol::TCP;
+    if !tcp && key.protocol != protocol::UDP {
+        return false;
+    }
+    let Some(arguments) = arguments::mine() else {
+        return false;
+    };
+    let ports: u32 = zerocopy::transmute!([key.source_port, key.destination_port]);
+    let tuple = &mut arguments.tuple;
+    let length = if key.source.is_v4() {
+        let [a, b, c, ..] = tuple;
+        (*a, *b, *c) = (key.source.v4_word(), key.destination.v4_word(), ports);
+        TUPLE_V4
+    } else {
+        let ([a, b, c, d], [e, f, g, h]) = (key.source.words(), key.destination.words());
+        *tuple = [a, b, c, d, e, f, g, h, ports];
+        TUPLE_V6
+    };
+    let tuple = tuple.as_mut_ptr().cast();
+    let netns = u64::MAX; // BPF_F_CURRENT_NETNS
+    // SAFETY: the context pointer is the skb's, the tuple is of the length that the helper is
+    // told, and what was found is given back at once.
+    unsafe {
+        let socket = if tcp {
+            bpf_sk_lookup_tcp(ctx.cast(), tuple, length, netns, 0)
+        } else {
+            bpf_sk_lookup_udp(ctx.cast(), tuple, length, netns, 0)
+        };
+        if socket.is_null() {
+            return false;
+        }
+        bpf_sk_release(socket.cast());
+    }
     true
 }
 

@@ -15,6 +15,7 @@ use datapath_kern::abi::metric::{Counter, MAX_METRICS};
 use datapath_kern::abi::nexthop::{CLAIMED, Claim, MAX_NEXT_HOPS, NextHop};
 use datapath_kern::abi::quota::Quota;
 use datapath_kern::abi::tally::MAX_TALLIES;
+use datapath_kern::abi::search::{EXCLUDED_WORDS, MAX_REFUSALS, MAX_SEARCHES, PortSearch, Refusal};
 use datapath_kern::abi::tunnel::{MAX_PEERS, Peer, Uplink};
 use datapath_kern::work::Work;
 
@@ -65,6 +66,16 @@ pub(super) static QUOTAS: Array<Quota> = Array::with_max_entries(MAX_ENDPOINTS, 
 /// What happened to the entries of the flow tables.
 #[map(name = "tally")]
 pub(super) static TALLY: PerCpuArray<u64> = PerCpuArray::with_max_entries(MAX_TALLIES, 0);
+
+#[map(name = "port_searches")]
+pub(super) static PORT_SEARCHES: LruHashMap<FlowKey, PortSearch> =
+    LruHashMap::with_max_entries(MAX_SEARCHES, 0);
+
+#[map(name = "refusals")]
+pub(super) static REFUSALS: Array<Refusal> = Array::with_max_entries(MAX_REFUSALS, 0);
+
+#[map(name = "excluded_ports")]
+pub(super) static EXCLUDED_PORTS: Array<u64> = Array::with_max_entries(EXCLUDED_WORDS, 0);
 
 #[map(name = "uplinks")]
 pub(super) static UPLINKS: HashMap<u32, Uplink> = HashMap::with_max_entries(64, 0);

@@ -11,6 +11,7 @@ use crate::stage::flow::{self, Hit};
 use crate::stage::nat;
 use crate::stage::origin;
 use crate::stage::quota;
+use crate::stage::refusal;
 use crate::stage::route;
 use crate::stage::tcp;
 use crate::verdict::DropReason;
@@ -41,6 +42,7 @@ pub fn flow_of<E: Env>(env: &E, work: &mut Work) -> Result<(), DropReason> {
 pub fn new<E: Env>(env: &E, work: &mut Work) -> Result<(), DropReason> {
     origin::establish(env, work)?;
     begins(env, &work.hdr)?;
+    refusal::check(env, work)?;
     work.destination = work.hdr.key.destination;
     route::find(env, work)?;
     enter(env, work)

@@ -1,28 +1,138 @@
-//! Masquerade: choosing the port, and holding it.
+//! Masquerade: behind which tuple a flow leaves, and holding it.
 //!
 //! A translated flow is known by the tuple its answers come with; that tuple entered, atomically
 //! and in neither table twice, is what makes the port its own.
+//!
+//! | protocol | translated | where the tuple is taken |
+//! |---|---|---|
+//! | TCP, UDP, ICMP echo | address, and port or identifier where it must be | another port |
+//! | UDP-Lite (RFC 3828), DCCP (RFC 4340, RFC 5597) | likewise | another port |
+//! | SCTP (RFC 9260) | address: its checksum covers the ports, and chunks are left alone | refused |
+//! | GRE, ESP, IP in IP and all others | address: one flow for each protocol and remote | refused |
+//! | AH, HIP, VRRP, OSPF, PIM, mobility header | nothing: their checksums cover the addresses | |
+//!
+//! The node goes before its pods where a flow of its own cannot have another port: the pod's flow
+//! that holds the tuple ends.
 
-use zerocopy::network_endian::U16;
-
-use crate::abi::config::Settings;
 use crate::abi::flow::{flags, scope};
 use crate::abi::tally::Tally;
 use crate::env::{Env, InsertError, Table};
 use crate::stage::flow::{self, Held};
+use crate::stage::ports;
 use crate::verdict::DropReason;
 use crate::wire::checksum;
 use crate::wire::ip::protocol;
+use crate::wire::transport::has_ports;
 use crate::work::Work;
 
-/// Ports tried before a flow is refused.
-pub const PROBES: u32 = 32;
+/// Gives the flow in the making the address that its route says and a port there, and enters its
+/// reply under them.
+///
+/// The flow keeps its own port where that is free; then ports of the range are tried
+/// ([`ports::search`]), in an order of the flow's own.
+///
+/// # Errors
+///
+/// [`DropReason::NatUnsupported`] for protocols whose packets would not be valid any more,
+/// [`DropReason::NatExhausted`] and [`DropReason::NatShare`] where there is no port to be had.
+#[inline(always)]
+pub fn masquerade<E: Env>(env: &E, work: &mut Work) -> Result<(), DropReason> {
+    prepare(work)?;
+    let own = work.hdr.key.source_port.get();
+    ports::set(work, own);
+    // The node's own connections have ports of their own choosing.
+    let of_node = work.hdr.key.source == work.route.masquerade;
+    if changes_of(work.hdr.key.protocol) == Changes::Address {
+        hold_address(env, work, of_node)?;
+    } else {
+        let may = of_node || ports::may_keep(env, work, own);
+        // One look at a dead flow's port is enough: the sweeper sees to the others.
+        if !may || !reserve(env, work)? || !of_node && gives_way(env, work) {
+            ports::search(env, work)?;
+        }
+    }
+    settle(work);
+    Ok(())
+}
 
-/// Steps of the port search. Primes above the size of any range are coprime to it, so that a
-/// search with one of these steps visits every port once before it visits one twice.
-const STEPS: [u32; 8] = [
-    65_537, 65_539, 65_543, 65_551, 65_557, 65_563, 65_579, 65_581,
-];
+/// Gives the tuple that was just entered back if a socket of this node holds its port. Whether it
+/// did.
+///
+/// A packet of the socket's that came in between found half a flow, which is none.
+#[inline(always)]
+pub(super) fn gives_way<E: Env>(env: &E, work: &Work) -> bool {
+    let held = env.is_of_socket(&work.reply_key);
+    if held {
+        env.pending().remove(&work.reply_key);
+    }
+    held
+}
+
+/// What masquerade can change of a protocol's packets.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Changes {
+    /// Address and port, or identifier.
+    Port,
+    /// The address alone.
+    Address,
+    /// Nothing.
+    Nothing,
+}
+
+#[inline(always)]
+const fn changes_of(protocol: u8) -> Changes {
+    match protocol {
+        protocol::TCP
+        | protocol::UDP
+        | protocol::ICMP
+        | protocol::ICMPV6
+        | protocol::UDP_LITE
+        | protocol::DCCP => Changes::Port,
+        // The last three over IPv6 only, or in their newest versions; routers speak them to their
+        // neighbours.
+        protocol::AH
+        | protocol::HIP
+        | protocol::MOBILITY
+        | protocol::OSPF
+        | protocol::PIM
+        | protocol::VRRP => Changes::Nothing,
+        _ => Changes::Address,
+    }
+}
+
+/// Enters the reply of a flow that has no other port to go to.
+#[inline(always)]
+fn hold_address<E: Env>(env: &E, work: &mut Work, of_node: bool) -> Result<(), DropReason> {
+    let Work { hdr, .. } = &*work;
+    if of_node {
+        evict(env, work);
+    } else if has_ports(hdr.key.protocol) && !ports::may_hold(env, work, hdr.key.source_port.get())
+    {
+        return Err(DropReason::NatUnsupported);
+    }
+    if reserve(env, work)? {
+        Ok(())
+    } else {
+        Err(DropReason::NatExhausted)
+    }
+}
+
+/// Ends the flow that holds [`Work::reply_key`], if there is one.
+#[inline(never)]
+fn evict<E: Env>(env: &E, work: &mut Work) {
+    let Work {
+        reply_key: key,
+        held_key,
+        ..
+    } = work;
+    let held = flow::peek(env, key, |held| {
+        *held_key = held.partner_key(key);
+        held.pair
+    });
+    if let Some(pair) = held {
+        flow::remove_both(env, key, held_key, pair);
+    }
+}
 
 /// Enters [`Work::reply`] under [`Work::reply_key`], unless a live flow has that tuple already.
 /// Whether it did.
@@ -52,12 +162,16 @@ pub fn reserve<E: Env>(env: &E, work: &mut Work) -> Result<bool, DropReason> {
         }
         flow::remove_both(env, key, held_key, pair);
     }
-    take(env, work)
+    enter(env, work)
 }
 
 /// As [`reserve`], but a flow whose time is up and that was not swept yet counts as live.
+///
+/// # Errors
+///
+/// As [`reserve`].
 #[inline(always)]
-fn take<E: Env>(env: &E, work: &Work) -> Result<bool, DropReason> {
+pub(super) fn enter<E: Env>(env: &E, work: &Work) -> Result<bool, DropReason> {
     let Work {
         reply_key: key,
         reply,
@@ -80,34 +194,6 @@ fn take<E: Env>(env: &E, work: &Work) -> Result<bool, DropReason> {
     Ok(true)
 }
 
-/// Gives the flow in the making the address that its route says and a port there, and enters its
-/// reply under them.
-///
-/// The flow keeps its own port where that is free; then up to [`PROBES`] ports of the range are
-/// tried, in an order of the flow's own.
-///
-/// # Errors
-///
-/// [`DropReason::NatUnsupported`] for protocols whose checksums and ports are not known,
-/// [`DropReason::NatExhausted`] where none of the ports tried was free.
-#[inline(always)]
-pub fn masquerade<E: Env>(env: &E, work: &mut Work) -> Result<(), DropReason> {
-    prepare(work)?;
-    let own = work.hdr.key.source_port.get();
-    // The node's own connections have ports of their own choosing.
-    let of_node = work.hdr.key.source == work.route.masquerade;
-    let keeps = (of_node || may_have(env, work, u32::from(own))) && {
-        set_port(work, own);
-        // One look at a dead flow's port is enough: the sweeper sees to the others.
-        reserve(env, work)?
-    };
-    if !keeps {
-        search(env, work)?;
-    }
-    settle(work);
-    Ok(())
-}
-
 /// What is the same for every port.
 #[inline(never)]
 fn prepare(work: &mut Work) -> Result<(), DropReason> {
@@ -119,10 +205,7 @@ fn prepare(work: &mut Work) -> Result<(), DropReason> {
         ..
     } = work;
     let key = &hdr.key;
-    if !matches!(
-        key.protocol,
-        protocol::TCP | protocol::UDP | protocol::ICMP | protocol::ICMPV6
-    ) {
+    if changes_of(key.protocol) == Changes::Nothing {
         return Err(DropReason::NatUnsupported);
     }
     // The answer to an echo is no flow's beginning that could be told from another's.
@@ -138,46 +221,6 @@ fn prepare(work: &mut Work) -> Result<(), DropReason> {
     reply_key.scope = scope::PATH;
     reply_key.destination = route.masquerade;
     Ok(())
-}
-
-/// Whether masquerade may hand out `port`.
-#[inline(always)]
-fn may_have<S: Settings>(settings: &S, work: &Work, port: u32) -> bool {
-    // Answers to the tunnel's port would be taken for tunnel packets.
-    let reserved = work.hdr.key.protocol == protocol::UDP && port == settings.tunnel_port();
-    settings.nat_port_min() <= port && port <= settings.nat_port_max() && !reserved
-}
-
-/// Makes the reply one to `port`.
-#[inline(always)]
-fn set_port(work: &mut Work, port: u16) {
-    work.reply.port_delta = checksum::port_delta(port, work.hdr.key.source_port.get());
-    work.reply_key.destination_port = U16::new(port);
-}
-
-/// Finds a free port and takes it.
-#[inline(never)]
-fn search<E: Env>(env: &E, work: &mut Work) -> Result<(), DropReason> {
-    let low = env.nat_port_min();
-    let size = env.nat_port_max().wrapping_sub(low).wrapping_add(1);
-    if size == 0 || size > 0x1_0000 {
-        return Err(DropReason::NatExhausted);
-    }
-    let hash = flow::hash(&work.hdr.key, env.seed());
-    let step = STEPS.get((hash & 7) as usize).copied().unwrap_or(65_537);
-    let start = (hash >> 3) % size;
-    for probe in 0..PROBES {
-        let port = low + (start + probe * step) % size;
-        if !may_have(env, work, port) {
-            continue;
-        }
-        #[allow(clippy::cast_possible_truncation, reason = "at most nat_port_max")]
-        set_port(work, port as u16);
-        if take(env, work)? {
-            return Ok(());
-        }
-    }
-    Err(DropReason::NatExhausted)
 }
 
 /// Translates the forward half to what the reply half was given.

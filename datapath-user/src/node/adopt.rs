@@ -68,6 +68,7 @@ impl Node {
         self.adopt_uplinks(config, &addresses)?;
         self.begin_watch(config, &addresses);
         self.adopt_host(config)?;
+        self.maps.exclude_ports(&config.nat_excluded_ports)?;
         let known = self.maps.prefixes()?;
         self.outside.go_on(&known);
         self.adopt_endpoints(config, adoption)?;

@@ -211,6 +211,7 @@ impl Node {
                 .insert(uplink.index, uplink.entry(), 0)
                 .map_err(Error::map("insert into", "uplinks"))?;
         }
+        self.maps.exclude_ports(&config.nat_excluded_ports)?;
         let own = prefixes::own(config, addresses);
         for (prefix, entry) in own.into_iter().chain(self.enter_outside(config)) {
             self.maps.set_prefix(prefix, entry)?;

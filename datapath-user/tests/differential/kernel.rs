@@ -32,6 +32,7 @@ use datapath_kern::{
         nexthop::{Claim, MAX_NEXT_HOPS, NextHop},
         quota::Quota,
         tally::Tally,
+        search::{EXCLUDED_WORDS, MAX_REFUSALS, PortSearch, Refusal},
         tunnel::{MAX_PEERS, Peer, Uplink},
     },
     env::Table,
@@ -51,8 +52,8 @@ const CONTEXT_MARK: usize = 8;
 const CONTEXT_INTERFACE: usize = 40;
 
 /// The object's `arguments`: question to the routing table, key of the ipcache, in this range
-/// `struct bpf_redir_neigh`, and bytes to sum up.
-const ARGUMENTS_LEN: usize = 1388;
+/// `struct bpf_redir_neigh`, tuple of a socket, and bytes to sum up.
+const ARGUMENTS_LEN: usize = 1424;
 const NEIGHBOUR: Range<usize> = 84..104;
 
 /// What became of a frame.
@@ -89,6 +90,8 @@ pub(crate) struct Kernel {
     claims: HashMap<MapData, u32, Claim>,
     fragments: HashMap<MapData, FragmentKey, Fragment>,
     fragment_ids: HashMap<MapData, FragmentKey, u32>,
+    port_searches: HashMap<MapData, FlowKey, PortSearch>,
+    refusals: Array<MapData, Refusal>,
     budgets: Array<MapData, Budget>,
     quotas: Array<MapData, Quota>,
     tally: PerCpuArray<MapData, u64>,
@@ -128,6 +131,8 @@ impl Kernel {
             claims: take("claims").try_into().unwrap(),
             fragments: take("fragments").try_into().unwrap(),
             fragment_ids: take("fragment_ids").try_into().unwrap(),
+            port_searches: take("port_searches").try_into().unwrap(),
+            refusals: take("refusals").try_into().unwrap(),
             budgets: take("budgets").try_into().unwrap(),
             quotas: take("quotas").try_into().unwrap(),
             tally: take("tally").try_into().unwrap(),
@@ -141,6 +146,12 @@ impl Kernel {
             ebpf,
         };
         fill_array(&mut kernel.next_hops, MAX_NEXT_HOPS, &host.next_hops);
+        let map = kernel.ebpf.map_mut("excluded_ports").unwrap();
+        let mut excluded: Array<_, u64> = map.try_into().unwrap();
+        for word in 0..EXCLUDED_WORDS {
+            let bits = host.excluded_ports.get(&word).unwrap();
+            excluded.set(word, bits, 0).unwrap();
+        }
         kernel.refill(host);
         kernel
     }
@@ -262,8 +273,8 @@ impl Kernel {
     }
 
     /// Compares all that the programs wrote with the host's: both tables of flows, claims, next
-    /// hops, packets in fragments and their identifications, budgets, quotas, tallies, and
-    /// `counters` by cell.
+    /// hops, packets in fragments and their identifications, port searches, refusals, budgets,
+    /// quotas, tallies, and `counters` by cell.
     pub(crate) fn compare(&self, host: &Host, counters: &StdMap<u32, Counter>) {
         let mut pairs = StdMap::new();
         same_flows("flows", &self.flows, &host.flows.entries(), &mut pairs);
@@ -279,6 +290,13 @@ impl Kernel {
         same("fragments", fragments, host.fragments.entries());
         let ids = self.fragment_ids.iter().map(Result::unwrap);
         same("fragment_ids", ids, host.fragment_ids.entries());
+        let searches = self.port_searches.iter().map(Result::unwrap);
+        same("port_searches", searches, host.port_searches.entries());
+        for slot in 0..MAX_REFUSALS {
+            let found = self.refusals.get(&slot, 0).unwrap();
+            let expected = host.refusals.get(&slot).unwrap();
+            assert_eq!(found, expected, "kernel, host: refusal {slot}");
+        }
         for cell in 0..MAX_METRICS {
             let expected = counters.get(&cell).copied().unwrap_or_default();
             assert_eq!(self.counter(cell), expected, "kernel, host: counter {cell}");

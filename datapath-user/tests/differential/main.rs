@@ -54,6 +54,7 @@ use datapath_kern::{
         event::Event,
         flow::{Flow, verdict},
         metric::{Counter, index},
+        search::PORTS_PER_WORD,
     },
     env::Table,
     host::{Buffer, Hook, Host},
@@ -140,7 +141,7 @@ fn all_settings() -> Outcomes {
         config.identity_from_vni = 0;
         config.tcp_loose = 0;
         config.nat_port_min = 40_000;
-        config.nat_port_max = 40_003;
+        config.nat_port_max = 40_015;
         config.fragments_per_end = 8;
     };
     let native = |config: &mut Config| {
@@ -172,6 +173,10 @@ struct Pair {
 impl Pair {
     fn new(interfaces: &Interfaces, settings: impl FnOnce(&mut Config), seed: [u8; 32]) -> Self {
         let host = interfaces.host(settings);
+        host.excluded_ports
+            .update(&(40_003 / PORTS_PER_WORD), |word| {
+                *word |= 1 << (40_003 % PORTS_PER_WORD);
+            });
         Self {
             kernel: Kernel::like(&host),
             host,

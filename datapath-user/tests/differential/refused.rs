@@ -84,7 +84,9 @@ impl Traffic {
                     frame
                 };
                 let protocol = if v4 { 23 } else { 20 };
-                for number in [0, 1, 6, 17, 43, 44, 47, 50, 51, 58, 59, 60, 132, 135, 255] {
+                for number in [
+                    0, 1, 4, 6, 17, 33, 43, 44, 47, 50, 51, 58, 59, 60, 89, 132, 135, 136, 255,
+                ] {
                     push(with(&[(protocol, number)]));
                 }
                 for version in [0x00, 0x44, 0x45, 0x46, 0x4f, 0x60, 0x65] {

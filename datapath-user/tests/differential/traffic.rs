@@ -64,6 +64,7 @@ impl Traffic {
                 self.conversations(&mut all, family, l4);
             }
             self.ways(&mut all, family);
+            self.crowded(&mut all, family);
             self.expired(&mut all, family);
             self.too_big(&mut all, family);
             self.in_pieces(&mut all, family);
@@ -97,6 +98,17 @@ impl Traffic {
             });
         }
         all
+    }
+
+    /// More flows to one remote than a small range has ports: one pod's, others', and too many.
+    fn crowded(&self, all: &mut Vec<Arrival>, family: Family) {
+        for (pod, flows) in [(1, 20), (2, 4), (1, 2), (3, 2)] {
+            for number in 0..flows {
+                let l4 = L4::Tcp(45_000 + number, 8443, SYN);
+                let tuple = Tuple::new(plan::pod(NODE, pod, family), outside(family), l4);
+                all.push(self.by(By::Pod(pod), &tuple));
+            }
+        }
     }
 
     /// A frame of `tuple` as it is brought.
