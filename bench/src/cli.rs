@@ -20,8 +20,13 @@ usage: cargo bench -p datapath-bench --bench NAME -- [OPTIONS]
                     busy, or packets were lost, to say
   --rounds N        rounds that have to count (20)
   --warm-up N       rounds before, which do not (2)
-  --packets N       frames of one sample, in family and cpus (400000)
-  --flows N         flows that these are spread over (255)
+  --packets N       frames of one sample, where these are made up (400000)
+  --flows N,...     flows that these are spread over: one number for family and cpus (255), several
+                    for masquerade (1,255,16384,1048576)
+  --against V,...   what masquerade is measured against: iptables-nft, iptables-legacy, nftables,
+                    plain (all)
+  --pattern P,...   traffic of masquerade: established, unproven, new, one-destination, exhausted
+                    (all; with --flows, established)
   --mebibytes N     bytes of one sample of stream, MiB (64)
   --round-trips N   round trips of one sample of pingpong (20000)
   --family F        ipv4 or ipv6, for the pods (ipv4); family measures both
@@ -111,7 +116,9 @@ impl Wanted {
                 Arg::Long("rounds") => options.rounds = number(&mut parser, "rounds")?,
                 Arg::Long("warm-up") => options.warm_up = number(&mut parser, "warm-up")?,
                 Arg::Long("packets") => options.packets = number(&mut parser, "packets")?,
-                Arg::Long("flows") => options.flows = number(&mut parser, "flows")?,
+                Arg::Long("flows") => options.flows = numbers(&mut parser, "flows")?,
+                Arg::Long("against") => options.against = words(&mut parser)?,
+                Arg::Long("pattern") => options.patterns = words(&mut parser)?,
                 Arg::Long("mebibytes") => options.mebibytes = number(&mut parser, "mebibytes")?,
                 Arg::Long("round-trips") => {
                     options.round_trips = number(&mut parser, "round-trips")?;
@@ -138,6 +145,20 @@ fn number<T: FromStr>(parser: &mut Parser, what: &'static str) -> Result<T> {
     let text = text(parser)?;
     text.parse()
         .map_err(|_| invalid(what, &text, "a number that is not too large; see --help"))
+}
+
+/// Several words in one, with commas between them.
+fn words(parser: &mut Parser) -> Result<Vec<String>> {
+    Ok(text(parser)?.split(',').map(ToOwned::to_owned).collect())
+}
+
+fn numbers(parser: &mut Parser, what: &'static str) -> Result<Vec<u32>> {
+    let words = words(parser)?;
+    let numbers = words.iter().map(|word| {
+        let number = word.parse();
+        number.map_err(|_| invalid(what, word, "a number that is not too large; see --help"))
+    });
+    numbers.collect()
 }
 
 fn family(text: &str) -> Result<Family> {
@@ -218,14 +239,14 @@ mod tests {
 
     #[test]
     fn options_change_what_they_name() {
-        let args = "--bench --gate --rounds 3 --flows=9 --family ipv6 --output json --packets 640 \
+        let args = "--bench --gate --rounds 3 --flows=9,10 --family ipv6 --output json --packets 640 \
                     --max-foreign 0.5";
         let args: Vec<_> = args.split_whitespace().collect();
         let wanted = parse(&args).unwrap().unwrap();
         assert!(wanted.gate && wanted.json);
         let expected = Options {
             rounds: 3,
-            flows: 9,
+            flows: vec![9, 10],
             packets: 640,
             family: Family::Ipv6,
             max_foreign_share: 0.5,

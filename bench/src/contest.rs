@@ -37,8 +37,36 @@ pub trait Contest {
     /// Name of the other in `ratio` of the report.
     fn against(&self) -> &'static str;
 
-    /// How good it must be.
-    fn gate(&self) -> Gate;
+    /// How good it must be; `None` where it is measured for information only.
+    fn gate(&self) -> Option<Gate>;
+
+    /// How good it should be.
+    fn goal(&self) -> Option<Gate> {
+        None
+    }
+
+    /// Makes everything ready for the first sample: builds what only this contest needs, describes
+    /// it in `machine`, opens flows. Called once, before any sample.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unfit`](crate::Error::Unfit) where the machine as it is set up does not allow it:
+    /// the other contests go on. Anything else ends the run.
+    fn begin(&mut self, machine: &mut Machine) -> Result<()> {
+        let _ = machine;
+        Ok(())
+    }
+
+    /// Looks closer at one side, in a way that would disturb a sample: what else was seen, by a name
+    /// with its unit. Called once, after all samples.
+    ///
+    /// # Errors
+    ///
+    /// As [`Contest::sample`].
+    fn inspect(&mut self, side: Side) -> Result<Vec<(&'static str, f64)>> {
+        let _ = side;
+        Ok(Vec::new())
+    }
 
     /// Measures one side once.
     ///
@@ -133,6 +161,16 @@ impl Gate {
         match self {
             Self::SpeedAtLeast(bound) => speed >= bound,
             Self::CostAtMost(bound) => speed.recip() <= bound,
+        }
+    }
+}
+
+impl Gate {
+    /// What kind it is, in a word for programs, and its bound.
+    pub(crate) fn parts(self) -> (&'static str, f64) {
+        match self {
+            Self::SpeedAtLeast(bound) => ("speed-at-least", bound),
+            Self::CostAtMost(bound) => ("cost-at-most", bound),
         }
     }
 }

@@ -34,6 +34,13 @@ pub enum Error {
         #[source]
         source: object::write::Error,
     },
+    /// A frame could not be written.
+    #[error("write a frame")]
+    Frame {
+        /// Why.
+        #[source]
+        source: Box<etherparse::err::packet::BuildWriteError>,
+    },
     /// The kernel did not take the file of a small BPF program.
     #[error("load BPF program {program}")]
     Load {
@@ -64,11 +71,20 @@ pub enum Error {
         #[source]
         source: Box<ProgramError>,
     },
-    /// The counter of a sink could not be read.
-    #[error("read the counter of the sink on {interface}")]
+    /// The counter of a sink could not be read, or that of a generator set.
+    #[error("use the counter of the program on {interface}")]
     Counter {
         /// The interface.
         interface: String,
+        /// What the kernel says.
+        #[source]
+        source: Box<MapError>,
+    },
+    /// A flow table of the datapath could not be read.
+    #[error("read the flow table {table}")]
+    Table {
+        /// The table.
+        table: &'static str,
         /// What the kernel says.
         #[source]
         source: Box<MapError>,
@@ -101,6 +117,26 @@ pub enum Error {
         to: String,
         /// The node, counted from 1.
         node: usize,
+    },
+    /// What is to be measured does not even forward right.
+    #[error("{variant} spoils packets, its figures would mean nothing: {what}")]
+    Spoilt {
+        /// Who.
+        variant: &'static str,
+        /// What was seen.
+        what: String,
+    },
+    /// The machine as it is set up does not allow a contest.
+    #[error("{what} is {value} on this machine, {wanted} is needed: {remedy}")]
+    Unfit {
+        /// What is in the way.
+        what: &'static str,
+        /// What it is.
+        value: String,
+        /// What it would have to be.
+        wanted: String,
+        /// What to do about it.
+        remedy: String,
     },
     /// The report could not be written as JSON.
     #[error("write the report as JSON")]

@@ -52,6 +52,7 @@ pub mod live;
 pub mod load;
 pub mod machine;
 pub mod options;
+mod programs;
 pub mod report;
 pub mod rig;
 pub mod round;

@@ -27,6 +27,13 @@ pub struct Machine {
     pub offloads: BTreeMap<String, BTreeMap<&'static str, bool>>,
     /// MTU of the lab's interfaces, by interface.
     pub mtu_bytes: BTreeMap<String, u32>,
+    /// Versions of the tools whose rules it was compared with, as these say, by variant.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub tools: BTreeMap<&'static str, String>,
+    /// Sizes of netfilter's table of connections, which are one for the whole machine: buckets, and
+    /// most entries of a namespace.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub conntrack: BTreeMap<&'static str, String>,
 }
 
 impl Machine {
@@ -47,6 +54,8 @@ impl Machine {
             mitigations: mitigations(Path::new("/sys/devices/system/cpu/vulnerabilities")),
             offloads: BTreeMap::new(),
             mtu_bytes: BTreeMap::new(),
+            tools: BTreeMap::new(),
+            conntrack: BTreeMap::new(),
         })
     }
 
@@ -64,6 +73,24 @@ impl Machine {
             Some((offload.name(), state.ok().flatten()?))
         });
         self.offloads.insert(what.to_owned(), states.collect());
+        Ok(())
+    }
+
+    /// Adds what a tool says of its version.
+    pub(crate) fn add_tool(&mut self, variant: &'static str, says: String) {
+        self.tools.insert(variant, says);
+    }
+
+    /// Adds the sizes of the table of connections, as a namespace sees them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Lab`] where connections are not tracked.
+    pub(crate) fn add_conntrack(&mut self, namespace: &Namespace) -> Result<()> {
+        for size in ["nf_conntrack_buckets", "nf_conntrack_max"] {
+            let value = namespace.sysctl(&format!("net.netfilter.{size}"))?;
+            self.conntrack.insert(size, value);
+        }
         Ok(())
     }
 }

@@ -13,8 +13,14 @@ pub struct Options {
     pub warm_up: usize,
     /// Frames of one sample, in cases with made-up frames.
     pub packets: u32,
-    /// Flows that these are spread over, at random.
-    pub flows: u16,
+    /// Numbers of flows that these are spread over, at random; none: what the case measures
+    /// unless told.
+    pub flows: Vec<u32>,
+    /// What it is measured against, of what the case offers; none: all of it.
+    pub against: Vec<String>,
+    /// Which of the case's patterns of traffic are measured; none: all, or those that `flows`
+    /// concern.
+    pub patterns: Vec<String>,
     /// Bytes of one sample of `stream`, MiB.
     pub mebibytes: u32,
     /// Round trips of one sample of `pingpong`.
@@ -27,13 +33,18 @@ pub struct Options {
     pub max_foreign_share: f64,
 }
 
+/// Most flows that any case can spread frames over.
+const MAX_FLOWS: u32 = 1 << 20;
+
 impl Default for Options {
     fn default() -> Self {
         Self {
             rounds: 20,
             warm_up: 2,
             packets: 400_000,
-            flows: 255,
+            flows: Vec::new(),
+            against: Vec::new(),
+            patterns: Vec::new(),
             mebibytes: 64,
             round_trips: 20_000,
             family: Family::Ipv4,
@@ -51,7 +62,7 @@ impl Options {
             rounds: 1,
             warm_up: 0,
             packets: 2048,
-            flows: 7,
+            flows: vec![7],
             mebibytes: 4,
             round_trips: 50,
             max_foreign_share: 1.0,
@@ -68,13 +79,14 @@ impl Options {
         let numbers = [
             ("rounds", self.rounds, 1..=10_000),
             ("packets", self.packets as usize, 64..=100_000_000),
-            ("flows", usize::from(self.flows), 1..=4000),
             ("mebibytes", self.mebibytes as usize, 1..=65_536),
             ("round-trips", self.round_trips as usize, 1..=100_000_000),
         ];
-        for (what, value, range) in numbers {
+        let flows = self.flows.iter();
+        let flows = flows.map(|&flows| ("flows", flows as usize, 1..=MAX_FLOWS as usize));
+        for (what, value, range) in numbers.into_iter().chain(flows) {
             if !range.contains(&value) {
-                let rule = "rounds: 1 to 10000; packets: 64 to 100000000; flows: 1 to 4000; \
+                let rule = "rounds: 1 to 10000; packets: 64 to 100000000; flows: 1 to 1048576; \
                             mebibytes: 1 to 65536; round-trips: 1 to 100000000";
                 let value = value.to_string();
                 return Err(Error::Invalid { what, value, rule });
@@ -89,11 +101,50 @@ impl Options {
         }
         Ok(())
     }
+
+    /// The one number of flows of a case that opens each with a socket: 255 unless told.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] for several numbers, and for more than 4000.
+    pub fn few_flows(&self) -> Result<u16> {
+        let few = match *self.flows {
+            [] => Some(255),
+            [flows] => u16::try_from(flows).ok().filter(|&flows| flows <= 4000),
+            _ => None,
+        };
+        few.ok_or_else(|| Error::Invalid {
+            what: "flows",
+            value: list(&self.flows),
+            rule: "this case takes one number, 1 to 4000",
+        })
+    }
+}
+
+fn list(numbers: &[u32]) -> String {
+    let numbers: Vec<_> = numbers.iter().map(ToString::to_string).collect();
+    numbers.join(",")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_case_of_sockets_takes_one_number_of_flows() {
+        let few = |flows: &[u32]| {
+            let flows = flows.to_vec();
+            Options {
+                flows,
+                ..Options::default()
+            }
+            .few_flows()
+        };
+        assert_eq!((few(&[]).unwrap(), few(&[9]).unwrap()), (255, 9));
+        for flows in [&[4001][..], &[1, 2]] {
+            assert!(few(flows).unwrap_err().to_string().contains("flows"));
+        }
+    }
 
     #[test]
     fn numbers_that_make_no_sense_are_refused() {
@@ -105,7 +156,7 @@ mod tests {
                 ..Options::default()
             },
             Options {
-                flows: 5000,
+                flows: vec![255, 0],
                 ..Options::default()
             },
             Options {

@@ -36,6 +36,22 @@ pub struct Report {
     pub machine: Machine,
     /// One of every variant and set of parameters.
     pub results: Vec<Row>,
+    /// What the machine as it is set up did not allow.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub skipped: Vec<Skipped>,
+}
+
+/// A contest that was not held.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Skipped {
+    /// The case.
+    pub case: &'static str,
+    /// What it would have been measured with.
+    pub params: BTreeMap<&'static str, Value>,
+    /// What it would have been measured against.
+    pub against: &'static str,
+    /// Why, and what to do about it.
+    pub reason: String,
 }
 
 /// The figures of one variant.
@@ -95,6 +111,12 @@ pub struct GateResult {
     pub bound: f64,
     /// Whether the median keeps to it, in a usable run; none where the run is not usable.
     pub passed: Option<bool>,
+    /// The factor that is aimed at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub goal: Option<f64>,
+    /// Whether the median reaches that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reached: Option<bool>,
     #[serde(skip)]
     pub(crate) gate: Gate,
 }
@@ -107,6 +129,7 @@ impl Report {
             format: "bench/1",
             machine,
             results: Vec::new(),
+            skipped: Vec::new(),
         }
     }
 
@@ -117,7 +140,9 @@ impl Report {
         unit: &'static str,
         of: &dyn Contest,
         rounds: &Rounds,
+        seen: [Vec<(&'static str, f64)>; 2],
     ) {
+        let [seen_of_ours, seen_of_theirs] = seen;
         let speed = Quartiles::of(rounds.figures().map(Round::speed));
         let mut ours = row(case, unit, of.ours(), rounds, Side::Ours);
         ours.ratio = speed
@@ -130,16 +155,29 @@ impl Report {
             .map(|speed| (of.against(), speed))
             .into_iter()
             .collect();
-        ours.gate = Some(judged(of.gate(), speed.filter(|_| rounds.usable())));
-        self.results.push(ours);
-        self.results
-            .push(row(case, unit, of.theirs(), rounds, Side::Theirs));
+        let judged_speed = speed.filter(|_| rounds.usable());
+        let gate = of.gate();
+        ours.gate = gate.map(|gate| judged(gate, of.goal(), judged_speed));
+        ours.observed.extend(seen_of_ours);
+        let mut theirs = row(case, unit, of.theirs(), rounds, Side::Theirs);
+        theirs.observed.extend(seen_of_theirs);
+        self.results.extend([ours, theirs]);
     }
 
-    /// Whether every run was usable.
+    /// Adds a contest that could not be held, and why.
+    pub fn skip(&mut self, case: &'static str, of: &dyn Contest, reason: String) {
+        self.skipped.push(Skipped {
+            case,
+            params: of.ours().params,
+            against: of.against(),
+            reason,
+        });
+    }
+
+    /// Whether every contest was held, and usable.
     #[must_use]
     pub fn usable(&self) -> bool {
-        self.results.iter().all(|row| row.usable)
+        self.skipped.is_empty() && self.results.iter().all(|row| row.usable)
     }
 
     /// Whether every gate was passed; a run that is not usable passes none.
@@ -197,15 +235,15 @@ fn lost_part(sent: u64, delivered: u64) -> f64 {
     sent.saturating_sub(delivered) as f64 / sent.max(1) as f64
 }
 
-fn judged(gate: Gate, speed: Option<Quartiles>) -> GateResult {
-    let (kind, bound) = match gate {
-        Gate::SpeedAtLeast(bound) => ("speed-at-least", bound),
-        Gate::CostAtMost(bound) => ("cost-at-most", bound),
-    };
+fn judged(gate: Gate, goal: Option<Gate>, speed: Option<Quartiles>) -> GateResult {
+    let (kind, bound) = gate.parts();
+    let passes = |gate: Gate| speed.map(|speed| gate.passes(speed.median));
     GateResult {
         kind,
         bound,
-        passed: speed.map(|speed| gate.passes(speed.median)),
+        passed: passes(gate),
+        goal: goal.map(|goal| goal.parts().1),
+        reached: goal.and_then(passes),
         gate,
     }
 }
@@ -234,8 +272,8 @@ mod tests {
             "plain"
         }
 
-        fn gate(&self) -> Gate {
-            Gate::SpeedAtLeast(0.95)
+        fn gate(&self) -> Option<Gate> {
+            Some(Gate::SpeedAtLeast(0.95))
         }
 
         fn sample(&mut self, _side: Side) -> error::Result<Sample> {
@@ -264,10 +302,18 @@ mod tests {
             mitigations: BTreeMap::new(),
             offloads: BTreeMap::new(),
             mtu_bytes: BTreeMap::new(),
+            tools: BTreeMap::new(),
+            conntrack: BTreeMap::new(),
         };
         machine.mtu_bytes.insert("eth0 of n1".to_owned(), 1500);
         let mut report = Report::new(machine);
-        report.add("stream", "KiB", &Fixed, &Rounds::new(vec![round], 1));
+        report.add(
+            "stream",
+            "KiB",
+            &Fixed,
+            &Rounds::new(vec![round], 1),
+            [Vec::new(), Vec::new()],
+        );
         report
     }
 

@@ -242,8 +242,8 @@ mod tests {
             "plain"
         }
 
-        fn gate(&self) -> Gate {
-            Gate::SpeedAtLeast(1.0)
+        fn gate(&self) -> Option<Gate> {
+            Some(Gate::SpeedAtLeast(1.0))
         }
 
         fn sample(&mut self, side: Side) -> Result<Sample> {

@@ -1,8 +1,8 @@
 //! Runs a case from its lab to its report.
 
 use crate::{
-    contest::{Case, Entry},
-    error::Result,
+    contest::{Case, Entry, Side},
+    error::{Error, Result},
     machine::Machine,
     options::Options,
     report::Report,
@@ -27,11 +27,19 @@ pub fn run(
     for mut contest in contests {
         let entry = contest.ours();
         let mut number = 0;
+        match contest.begin(&mut report.machine) {
+            Err(error @ Error::Unfit { .. }) => {
+                report.skip(case.name(), contest.as_ref(), error.to_string());
+                continue;
+            }
+            outcome => outcome?,
+        }
         let rounds = Rounds::measure(contest.as_mut(), options, |round| {
             number += 1;
             on_round(&entry, number, round);
         })?;
-        report.add(case.name(), case.unit(), contest.as_ref(), &rounds);
+        let seen = [contest.inspect(Side::Ours)?, contest.inspect(Side::Theirs)?];
+        report.add(case.name(), case.unit(), contest.as_ref(), &rounds, seen);
     }
     Ok(report)
 }

@@ -1,6 +1,6 @@
 //! A report for people.
 
-use std::fmt::Write;
+use std::{collections::BTreeMap, fmt::Write};
 
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::Value;
@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::{
     contest::Gate,
     machine::Machine,
-    report::{GateResult, Report, Row, Void},
+    report::{GateResult, Report, Row, Skipped, Void},
     stats::Quartiles,
 };
 
@@ -43,6 +43,19 @@ impl Report {
                 let _ = writeln!(text, "{} {}: void rounds: {flaw}", row.case, name(row));
             }
         }
+        for skipped in &self.skipped {
+            let Skipped {
+                case,
+                params,
+                against,
+                reason,
+            } = skipped;
+            let params = list(params);
+            let _ = writeln!(
+                text,
+                "{case} ({params}) against {against}: SKIPPED: {reason}"
+            );
+        }
         text
     }
 }
@@ -67,6 +80,12 @@ fn describe(machine: &Machine) -> String {
             on.join(", ")
         };
         let _ = writeln!(text, "{interface}: MTU {mtu_bytes}, offloads {on}");
+    }
+    for (variant, says) in &machine.tools {
+        let _ = writeln!(text, "{variant}: {says}");
+    }
+    for (size, value) in &machine.conntrack {
+        let _ = writeln!(text, "{size} {value}");
     }
     text.push('\n');
     text
@@ -116,6 +135,11 @@ fn gate_line(row: &Row, result: GateResult) -> String {
         }
         figures.push_str(", ");
     }
+    let goal = match (result.goal, result.reached) {
+        (Some(goal), Some(true)) => format!(" (goal {goal:.2}x: reached)"),
+        (Some(goal), _) => format!(" (goal {goal:.2}x)"),
+        (None, _) => String::new(),
+    };
     let verdict = match result.passed {
         Some(true) => "passed".to_owned(),
         Some(false) => "MISSED".to_owned(),
@@ -131,7 +155,7 @@ fn gate_line(row: &Row, result: GateResult) -> String {
         }
     };
     format!(
-        "{} {}: {figures}{}: {verdict}\n",
+        "{} {}: {figures}{}{goal}: {verdict}\n",
         row.case,
         name(row),
         result.gate,
@@ -143,7 +167,11 @@ fn name(row: &Row) -> String {
 }
 
 fn params(row: &Row) -> String {
-    let all = row.params.iter().map(|(name, value)| match value {
+    list(&row.params)
+}
+
+fn list(params: &BTreeMap<&'static str, Value>) -> String {
+    let all = params.iter().map(|(name, value)| match value {
         Value::String(text) => format!("{name} {text}"),
         other => format!("{name} {other}"),
     });

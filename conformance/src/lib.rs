@@ -40,7 +40,7 @@ pub mod paths;
 pub mod patience;
 pub mod pcapng;
 pub mod probe;
-mod program;
+pub mod program;
 pub mod report;
 pub mod signals;
 pub mod snapshot;

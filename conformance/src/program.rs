@@ -7,7 +7,11 @@ use crate::error::{Error, Result};
 /// Runs a program to its end and returns what it wrote to standard output.
 ///
 /// `program` and `package` name it, and where it comes from, if it is not installed.
-pub(crate) fn output(
+///
+/// # Errors
+///
+/// [`Error::ProgramMissing`], [`Error::ProgramFailed`] with the program's own words, [`Error::Os`].
+pub fn output(
     program: &'static str,
     package: &'static str,
     command: &mut Command,

@@ -4,16 +4,19 @@ mod connection;
 mod cpus;
 mod family;
 mod lane;
+mod masquerade;
 mod pingpong;
 mod stream;
 
-pub use self::{cpus::Cpus, family::AddressFamily, pingpong::PingPong, stream::Stream};
+pub use self::{
+    cpus::Cpus, family::AddressFamily, masquerade::Masquerade, pingpong::PingPong, stream::Stream,
+};
 use crate::contest::Case;
 
 /// All of them.
 #[must_use]
-pub fn all() -> [&'static dyn Case; 4] {
-    [&Stream, &PingPong, &AddressFamily, &Cpus]
+pub fn all() -> [&'static dyn Case; 5] {
+    [&Masquerade, &Stream, &PingPong, &AddressFamily, &Cpus]
 }
 
 /// The one with this name.

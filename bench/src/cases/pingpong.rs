@@ -93,8 +93,8 @@ impl Contest for Game {
         "plain"
     }
 
-    fn gate(&self) -> Gate {
-        Gate::CostAtMost(1.05)
+    fn gate(&self) -> Option<Gate> {
+        Some(Gate::CostAtMost(1.05))
     }
 
     fn sample(&mut self, side: Side) -> Result<Sample> {

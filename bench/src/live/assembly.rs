@@ -66,6 +66,11 @@ pub(super) const fn remainder(to: Register, value: i32) -> Instruction {
     Instruction::new(0x94, to, 0, 0, value)
 }
 
+/// `to /= value`, of the lower 32 bits without sign.
+pub(super) const fn divide(to: Register, value: i32) -> Instruction {
+    Instruction::new(0x34, to, 0, 0, value)
+}
+
 /// `to ^= value`.
 pub(super) const fn xor(to: Register, value: i32) -> Instruction {
     Instruction::new(0xa7, to, 0, 0, value)
@@ -81,6 +86,11 @@ pub(super) const fn load_32(to: Register, from: Register, offset: i16) -> Instru
     Instruction::new(0x61, to, from, offset, 0)
 }
 
+/// `to = *(u16 *)(from + offset)`.
+pub(super) const fn load_16(to: Register, from: Register, offset: i16) -> Instruction {
+    Instruction::new(0x69, to, from, offset, 0)
+}
+
 /// `to = *(u64 *)(from + offset)`.
 pub(super) const fn load_64(to: Register, from: Register, offset: i16) -> Instruction {
     Instruction::new(0x79, to, from, offset, 0)
@@ -89,6 +99,11 @@ pub(super) const fn load_64(to: Register, from: Register, offset: i16) -> Instru
 /// `*(u16 *)(to + offset) = from`.
 pub(super) const fn store_16(to: Register, offset: i16, from: Register) -> Instruction {
     Instruction::new(0x6b, to, from, offset, 0)
+}
+
+/// `*(u32 *)(to + offset) = from`.
+pub(super) const fn store_32(to: Register, offset: i16, from: Register) -> Instruction {
+    Instruction::new(0x63, to, from, offset, 0)
 }
 
 /// `*(u64 *)(to + offset) = from`.
@@ -116,6 +131,11 @@ pub(super) const fn skip_if_equal(register: Register, value: i32, over: i16) -> 
     Instruction::new(0x15, register, 0, over, value)
 }
 
+/// Skips `over` instructions where `register != value`.
+pub(super) const fn skip_unless_equal(register: Register, value: i32, over: i16) -> Instruction {
+    Instruction::new(0x55, register, 0, over, value)
+}
+
 /// Calls a helper by its number (include/uapi/linux/bpf.h).
 pub(super) const fn call(helper: i32) -> Instruction {
     Instruction::new(0x85, 0, 0, 0, helper)
@@ -131,6 +151,23 @@ pub(super) const fn map_address(to: Register) -> [Instruction; 2] {
     let first = Instruction::new(MAP_ADDRESS, to, 0, 0, 0);
     [first, Instruction::new(0, 0, 0, 0, 0)]
 }
+
+/// `r0 = ` the address of the first value of the file's map, or zero: six slots; the key
+/// is put at `key_at` on the stack. Registers 1 to 5 are lost.
+pub(super) fn cell(key_at: i16) -> [Instruction; 6] {
+    let [low, high] = map_address(1);
+    [
+        store_bytes(10, key_at, [0; 4]),
+        copy(2, 10),
+        add(2, key_at.into()),
+        low,
+        high,
+        call(MAP_LOOKUP_ELEM),
+    ]
+}
+
+/// Helper `bpf_map_lookup_elem`.
+const MAP_LOOKUP_ELEM: i32 = 1;
 
 const MAP_ADDRESS: u8 = 0x18;
 

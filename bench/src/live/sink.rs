@@ -5,19 +5,19 @@ use std::{collections::BTreeSet, fmt};
 use aya::{
     Ebpf,
     maps::{MapData, PerCpuArray},
-    programs::{SchedClassifier, TcAttachType},
 };
 use datapath_conformance::netns::Namespace;
 
-use super::assembly::{self as asm, Instruction};
+use super::{
+    assembly::{self as asm, Instruction},
+    classifier,
+};
 use crate::error::{Error, Result};
 
 const PROGRAM: &str = "sink";
 const COUNTER: &str = "counter";
 /// `BPF_MAP_TYPE_PERCPU_ARRAY`.
 const PERCPU_ARRAY: u32 = 6;
-/// Helper `bpf_map_lookup_elem`.
-const MAP_LOOKUP_ELEM: i32 = 1;
 /// `TCX_NEXT` and `TC_ACT_UNSPEC`: others decide.
 const NEXT: i32 = -1;
 /// `TCX_DROP` and `TC_ACT_SHOT`.
@@ -60,20 +60,8 @@ impl Sink {
             value_bytes: 8,
             entries: 1,
         };
-        let file = asm::file(
-            "classifier",
-            PROGRAM,
-            &instructions(lengths),
-            Some(definition),
-        )
-        .map_err(|source| Error::Assemble {
-            program: PROGRAM,
-            source,
-        })?;
-        let mut ebpf = Ebpf::load(&file).map_err(|source| Error::Load {
-            program: PROGRAM,
-            source: Box::new(source),
-        })?;
+        let code = instructions(lengths);
+        let mut ebpf = classifier::attach(PROGRAM, &code, Some(definition), namespace, interface)?;
         let counter = ebpf.take_map(COUNTER).ok_or(Error::Incomplete {
             program: PROGRAM,
             missing: "counter",
@@ -82,19 +70,6 @@ impl Sink {
             interface: interface.to_owned(),
             source: Box::new(source),
         })?;
-        let program: &mut SchedClassifier = ebpf
-            .program_mut(PROGRAM)
-            .and_then(|program| program.try_into().ok())
-            .ok_or(Error::Incomplete {
-                program: PROGRAM,
-                missing: "classifier",
-            })?;
-        program
-            .load()
-            .map_err(Error::program("verify", PROGRAM, interface))?;
-        namespace
-            .run(|| program.attach(interface, TcAttachType::Ingress))?
-            .map_err(Error::program("attach", PROGRAM, interface))?;
         Ok(Self {
             _ebpf: ebpf,
             counter,
@@ -126,15 +101,8 @@ fn instructions(lengths: &BTreeSet<usize>) -> Vec<Instruction> {
         code.push(asm::skip_if_equal(2, length, over));
     }
     code.extend([asm::set(0, NEXT), asm::exit()]);
-    let key = -4;
+    code.extend(asm::cell(-4));
     code.extend([
-        asm::store_bytes(10, key, [0; 4]),
-        asm::copy(2, 10),
-        asm::add(2, key.into()),
-    ]);
-    code.extend(asm::map_address(1));
-    code.extend([
-        asm::call(MAP_LOOKUP_ELEM),
         asm::skip_if_equal(0, 0, 3),
         asm::load_64(1, 0, 0),
         asm::add(1, 1),

@@ -1,65 +1,73 @@
-//! The frames of many flows, which differ in their source port only.
+//! The frames of many flows, which differ in their source port and the end of their destination.
 
 use std::net::{IpAddr, SocketAddr};
 
 use datapath_conformance::frame::forge::{self, Place};
-use datapath_kern::wire::checksum;
+use etherparse::{IpHeaders, Ipv4Header, Ipv6FlowLabel, Ipv6Header, PacketBuilder};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Bytes of UDP payload. No probe of the lab is as long, so that a sink can tell frames by their
 /// length.
 const PAYLOAD_BYTES: usize = 42;
+/// The same of the shortest frame of Ethernet, without the four bytes of its checksum.
+const SHORT_PAYLOAD_BYTES: usize = 18;
+/// Bytes of an Ethernet header.
+const ETHERNET_BYTES: usize = 14;
 /// Bytes of a UDP header.
 const UDP_BYTES: usize = 8;
 /// Where the checksum is in it.
 const UDP_CHECKSUM: usize = 6;
 /// Port of GENEVE (RFC 8926 section 3.3).
 const GENEVE_PORT: u16 = 6081;
+/// The TTL or hop limit of every packet.
+const HOP_LIMIT: u8 = 64;
 
-/// Bytes of a TCP header without options.
-const TCP_BYTES: usize = 20;
-/// Where the lower half of the sequence number is in it.
-const TCP_SEQUENCE_LOW: usize = 6;
-/// Where the checksum is in it.
-const TCP_CHECKSUM: usize = 16;
+/// What the frames of a [`Template`] are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// UDP in the shortest frame that Ethernet has: 64 bytes with its checksum, over IPv4.
+    ShortUdp,
+    /// UDP with 42 bytes of payload.
+    Udp,
+    /// TCP that opens a connection, without payload.
+    TcpSyn,
+}
 
-/// A frame that stands for several flows: those from the source ports that follow its own.
+/// A frame that stands for several flows: flow `n` has the source port `n % ports` further than the
+/// first, and the destination `n / ports` further.
 ///
-/// Somewhere behind the source port there is its complement, so that one checksum is right for all
-/// of them: the first two bytes of a datagram's payload, the lower half of a SYN's sequence number.
+/// What makes up for the difference, so that one checksum is right for all of them, is in the first
+/// four bytes of a datagram's payload, or in the sequence number of TCP: the complements of the port
+/// and of the last 16 bits of the destination. The identification of an IPv4 header makes up for the
+/// destination in the header's own checksum.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Template {
     pub(super) bytes: Vec<u8>,
     /// Where the source port is.
     pub(super) port_at: usize,
-    /// Where its complement is.
+    /// Where the complements are, first that of the port.
     pub(super) balance_at: usize,
+    /// Where the last 16 bits of the destination are.
+    pub(super) address_at: usize,
+    /// Where another complement of these is, in an IPv4 header.
+    pub(super) identification_at: Option<usize>,
     pub(super) first_port: u16,
-    pub(super) flows: u16,
+    pub(super) first_address: u16,
+    pub(super) flows: u32,
+    pub(super) ports: u16,
 }
 
 impl Template {
-    /// Makes the frame. `from` has the first of the flows' source ports; there are `flows` of them,
-    /// at least one, up to 65535.
+    /// Makes a UDP frame for flows to one destination. `from` has the first of the flows' source
+    /// ports; there are `flows` of them, at least one, up to 65535.
     ///
     /// # Errors
     ///
-    /// [`Error::Lab`](crate::Error::Lab) when the ends differ in family.
+    /// As [`Template::new`].
     pub fn udp(from: Place, to: Place, flows: u16) -> Result<Self> {
-        let first_port = from.address.port();
-        let mut payload = [0x5a; PAYLOAD_BYTES];
-        let (balance, _) = payload.split_at_mut(2);
-        balance.copy_from_slice(&(!first_port).to_be_bytes());
-        let bytes = forge::udp(from, to, &payload)?;
-        let balance_at = bytes.len().saturating_sub(PAYLOAD_BYTES);
-        Ok(Self {
-            port_at: balance_at.saturating_sub(UDP_BYTES),
-            balance_at,
-            first_port,
-            flows: flows.clamp(1, u16::MAX - first_port),
-            bytes,
-        })
+        let flows = flows.clamp(1, u16::MAX - from.address.port());
+        Self::new(Content::Udp, from, to, flows.into(), flows)
     }
 
     /// Makes a segment that asks for a connection, SYN without options; `flows` as of
@@ -67,29 +75,53 @@ impl Template {
     ///
     /// # Errors
     ///
-    /// As [`Template::udp`].
+    /// As [`Template::new`].
     pub fn tcp_syn(from: Place, to: Place, flows: u16) -> Result<Self> {
+        let flows = flows.clamp(1, u16::MAX - from.address.port());
+        Self::new(Content::TcpSyn, from, to, flows.into(), flows)
+    }
+
+    /// Makes the frame of the first of `flows` flows, which use `ports` source ports. `from` has the
+    /// first port, `to` the first destination.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] where the ends differ in family, or where ports or destinations would run
+    /// over the last that there is: 65535, and that whose last 16 bits are ones.
+    pub fn new(content: Content, from: Place, to: Place, flows: u32, ports: u16) -> Result<Self> {
         let first_port = from.address.port();
-        let mut bytes = forge::tcp_syn(from, to, &[])?;
-        let port_at = bytes.len().saturating_sub(TCP_BYTES);
-        let balance_at = port_at + TCP_SEQUENCE_LOW;
-        // What is there is zero, so that the checksum has to take in all of the complement.
-        let balance = (!first_port).to_be_bytes();
-        let checksum_at = port_at + TCP_CHECKSUM;
-        if let Some(field) = bytes.get_mut(balance_at..balance_at + 2) {
-            field.copy_from_slice(&balance);
-        }
-        if let Some(field) = bytes.get_mut(checksum_at..checksum_at + 2)
-            && let Ok(old) = <[u8; 2]>::try_from(&*field)
+        let first_address = last_bits(to.address.ip());
+        let last = flows.saturating_sub(1).checked_div(ports.into());
+        let last_address = last.and_then(|last| last.checked_add(first_address.into()));
+        if first_port.checked_add(ports).is_none()
+            || last_address.is_none_or(|last| last > u16::MAX.into())
         {
-            let new = checksum::adjust(u16::from_ne_bytes(old), u16::from_ne_bytes(balance));
-            field.copy_from_slice(&new.to_ne_bytes());
+            return Err(Error::Invalid {
+                what: "flows of a template",
+                value: format!(
+                    "{flows} of {ports} ports from {} to {}",
+                    from.address, to.address
+                ),
+                rule: "ports end at 65535, and destinations where their last 16 bits do",
+            });
         }
+        let bytes = frame(content, from, to)?;
+        let v4 = to.address.is_ipv4();
+        let port_at = ETHERNET_BYTES + if v4 { 20 } else { 40 };
         Ok(Self {
             port_at,
-            balance_at,
+            balance_at: port_at
+                + if content == Content::TcpSyn {
+                    4
+                } else {
+                    UDP_BYTES
+                },
+            address_at: port_at - 2,
+            identification_at: v4.then_some(ETHERNET_BYTES + 4),
             first_port,
-            flows: flows.clamp(1, u16::MAX - first_port),
+            first_address,
+            flows: flows.max(1),
+            ports,
             bytes,
         })
     }
@@ -122,6 +154,8 @@ impl Template {
         Ok(Self {
             port_at: self.port_at + before,
             balance_at: self.balance_at + before,
+            address_at: self.address_at + before,
+            identification_at: self.identification_at.map(|at| at + before),
             bytes,
             ..self
         })
@@ -136,13 +170,102 @@ impl Template {
 
     /// The source ports of its flows.
     pub fn ports(&self) -> impl Iterator<Item = u16> + use<> {
-        self.first_port..self.first_port + self.flows
+        self.first_port..self.first_port + self.ports
     }
+
+    pub(super) fn is_v4(&self) -> bool {
+        self.identification_at.is_some()
+    }
+
+    /// How many flows it stands for.
+    #[must_use]
+    pub fn flows(&self) -> u32 {
+        self.flows
+    }
+}
+
+/// Makes the frame of the first flow.
+fn frame(content: Content, from: Place, to: Place) -> Result<Vec<u8>> {
+    let balances =
+        [from.address.port(), last_bits(to.address.ip())].map(|half| (!half).to_be_bytes());
+    let [[b0, b1], [b2, b3]] = balances;
+    let protocol = etherparse::IpNumber::UDP;
+    let headers = match (from.address.ip(), to.address.ip()) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            let header = Ipv4Header {
+                source: source.octets(),
+                destination: destination.octets(),
+                time_to_live: HOP_LIMIT,
+                identification: u16::from_be_bytes([b2, b3]),
+                protocol,
+                ..Ipv4Header::default()
+            };
+            IpHeaders::Ipv4(header, etherparse::Ipv4Extensions::default())
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            let header = Ipv6Header {
+                traffic_class: 0,
+                flow_label: Ipv6FlowLabel::ZERO,
+                payload_length: 0,
+                next_header: protocol,
+                hop_limit: HOP_LIMIT,
+                source: source.octets(),
+                destination: destination.octets(),
+            };
+            IpHeaders::Ipv6(header, etherparse::Ipv6Extensions::default())
+        }
+        _ => {
+            return Err(Error::Invalid {
+                what: "ends of a frame",
+                value: format!("{} and {}", from.address, to.address),
+                rule: "both have the same family",
+            });
+        }
+    };
+    let step = PacketBuilder::ethernet2(from.mac, to.mac).ip(headers);
+    let (source, destination) = (from.address.port(), to.address.port());
+    let mut payload = match content {
+        Content::ShortUdp => vec![0x5a; SHORT_PAYLOAD_BYTES],
+        Content::Udp => vec![0x5a; PAYLOAD_BYTES],
+        Content::TcpSyn => Vec::new(),
+    };
+    for (byte, balance) in payload.iter_mut().zip([b0, b1, b2, b3]) {
+        *byte = balance;
+    }
+    let mut bytes = Vec::new();
+    let written = match content {
+        Content::ShortUdp | Content::Udp => {
+            step.udp(source, destination).write(&mut bytes, &payload)
+        }
+        Content::TcpSyn => {
+            let sequence = u32::from_be_bytes([b0, b1, b2, b3]);
+            let step = step.tcp(source, destination, sequence, 64_240).syn();
+            step.write(&mut bytes, &payload)
+        }
+    };
+    written.map_err(|source| Error::Frame {
+        source: Box::new(source),
+    })?;
+    Ok(bytes)
+}
+
+fn last_bits(address: IpAddr) -> u16 {
+    let (high, low) = match address {
+        IpAddr::V4(address) => {
+            let [.., high, low] = address.octets();
+            (high, low)
+        }
+        IpAddr::V6(address) => {
+            let [.., high, low] = address.octets();
+            (high, low)
+        }
+    };
+    u16::from_be_bytes([high, low])
 }
 
 #[cfg(test)]
 mod tests {
-    use etherparse::{NetSlice, SlicedPacket, TcpSlice, TransportSlice};
+    use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 
     use super::*;
 
@@ -159,65 +282,93 @@ mod tests {
         (place(from, 2), place(to, 4))
     }
 
-    fn checksum_is_right(bytes: &[u8]) -> bool {
+    /// Whether the checksums of the transport header, and of an IPv4 header, are right.
+    fn checksums_are_right(bytes: &[u8]) -> bool {
         let packet = SlicedPacket::from_ethernet(bytes).unwrap();
-        let udp = match packet.transport {
-            Some(TransportSlice::Udp(udp)) => udp,
-            Some(TransportSlice::Tcp(tcp)) => return tcp_checksum_is_right(packet.net, &tcp),
-            _ => panic!("no UDP and no TCP in {bytes:?}"),
+        let sums = |v4: Option<&Ipv4Header>, v6: Option<&Ipv6Header>| match &packet.transport {
+            Some(TransportSlice::Udp(udp)) => {
+                let (header, payload) = (udp.to_header(), udp.payload());
+                let sum = v4.map(|ip| header.calc_checksum_ipv4(ip, payload));
+                let sum = sum.or_else(|| v6.map(|ip| header.calc_checksum_ipv6(ip, payload)));
+                sum.unwrap().unwrap() == header.checksum
+            }
+            Some(TransportSlice::Tcp(tcp)) => {
+                let (header, payload) = (tcp.to_header(), tcp.payload());
+                let sum = v4.map(|ip| header.calc_checksum_ipv4(ip, payload));
+                let sum = sum.or_else(|| v6.map(|ip| header.calc_checksum_ipv6(ip, payload)));
+                sum.unwrap().unwrap() == header.checksum
+            }
+            _ => panic!("neither UDP nor TCP in {bytes:?}"),
         };
-        let header = udp.to_header();
-        let sum = match packet.net {
+        match &packet.net {
             Some(NetSlice::Ipv4(ip)) => {
-                header.calc_checksum_ipv4(&ip.header().to_header(), udp.payload())
+                let header = ip.header().to_header();
+                header.header_checksum == header.calc_header_checksum() && sums(Some(&header), None)
             }
-            Some(NetSlice::Ipv6(ip)) => {
-                header.calc_checksum_ipv6(&ip.header().to_header(), udp.payload())
-            }
+            Some(NetSlice::Ipv6(ip)) => sums(None, Some(&ip.header().to_header())),
             _ => panic!("no IP in {bytes:?}"),
-        };
-        sum.unwrap() == header.checksum
-    }
-
-    fn tcp_checksum_is_right(net: Option<NetSlice<'_>>, tcp: &TcpSlice<'_>) -> bool {
-        let header = tcp.to_header();
-        assert!(header.syn && !header.ack);
-        let sum = match net {
-            Some(NetSlice::Ipv4(ip)) => {
-                header.calc_checksum_ipv4(&ip.header().to_header(), tcp.payload())
-            }
-            Some(NetSlice::Ipv6(ip)) => {
-                header.calc_checksum_ipv6(&ip.header().to_header(), tcp.payload())
-            }
-            _ => panic!("no IP"),
-        };
-        sum.unwrap() == header.checksum
+        }
     }
 
     #[test]
     fn one_checksum_is_right_for_every_flow() {
-        for (v6, syn) in [(false, false), (true, false), (false, true), (true, true)] {
+        for (v6, content) in [false, true].into_iter().flat_map(|v6| {
+            [Content::ShortUdp, Content::Udp, Content::TcpSyn].map(|content| (v6, content))
+        }) {
             let (from, to) = ends(v6);
-            let make = if syn {
-                Template::tcp_syn
-            } else {
-                Template::udp
-            };
-            let template = make(from, to, 3).unwrap();
+            let template = Template::new(content, from, to, 300, 3).unwrap();
             assert_eq!(
                 template.ports().collect::<Vec<_>>(),
                 [20_000, 20_001, 20_002]
             );
-            for port in [20_000, 20_001, 20_002, 65_535, 255, 256] {
+            assert!(
+                checksums_are_right(&template.bytes),
+                "{content:?}, IPv6 {v6}"
+            );
+            for (port, address) in [
+                (20_000, 2),
+                (20_001, 2),
+                (65_535, 101),
+                (255, 0),
+                (256, 999),
+            ] {
                 let mut bytes = template.bytes.clone();
-                bytes[template.port_at..][..2].copy_from_slice(&u16::to_be_bytes(port));
-                bytes[template.balance_at..][..2].copy_from_slice(&u16::to_be_bytes(!port));
+                let mut put = |at: usize, value: u16| {
+                    bytes[at..][..2].copy_from_slice(&value.to_be_bytes());
+                };
+                put(template.port_at, port);
+                put(template.balance_at, !port);
+                put(template.address_at, address);
+                put(template.balance_at + 2, !address);
+                if let Some(at) = template.identification_at {
+                    put(at, !address);
+                }
                 assert!(
-                    checksum_is_right(&bytes),
-                    "port {port}, IPv6 {v6}, SYN {syn}"
+                    checksums_are_right(&bytes),
+                    "port {port}, {content:?}, IPv6 {v6}"
                 );
             }
         }
+    }
+
+    #[test]
+    fn a_short_frame_is_as_short_as_ethernet_has_them() {
+        let (from, to) = ends(false);
+        let template = Template::new(Content::ShortUdp, from, to, 1, 1).unwrap();
+        assert_eq!(template.len(), 60);
+    }
+
+    #[test]
+    fn flows_that_would_run_over_the_end_are_refused() {
+        let (from, to) = ends(false);
+        let make = |flows, ports| Template::new(Content::Udp, from, to, flows, ports);
+        make(1_048_576, 4096).unwrap();
+        for (flows, ports) in [(1, 45_536), (65_535 * 3, 3), (10, 0)] {
+            let error = make(flows, ports).unwrap_err().to_string();
+            assert!(error.contains("flows of a template"), "{error}");
+        }
+        let (from_v6, _) = ends(true);
+        assert!(Template::new(Content::Udp, from_v6, to, 1, 1).is_err());
     }
 
     #[test]

@@ -1,8 +1,9 @@
-//! Labs to measure in: the same two nodes with two pods each, with the datapath or without.
+//! Labs to measure in: nodes with pods, the same with the datapath and without.
 
 mod plain;
 
 use std::{
+    collections::BTreeMap,
     fs,
     net::{IpAddr, SocketAddr},
     process,
@@ -15,6 +16,7 @@ use datapath_conformance::{
     paths::{self, InProcess, NodeView},
     topology::{Fabric, LabName, Node, NodePlan, Plan, plan::UPLINK},
 };
+use datapath_user::{Config, Datapath};
 
 use crate::{
     error::{Error, Result},
@@ -40,8 +42,23 @@ impl Rig {
     ///
     /// What the lab or the datapath says.
     pub fn datapath(underlay: Family) -> Result<Self> {
-        let fabric = Fabric::build(Plan::new(unique()?))?;
-        let datapaths = InProcess::with(&fabric, underlay, |config| config.max_flows = MAX_FLOWS)?;
+        let node = NodePlan::default();
+        Self::datapath_with(2, node, underlay, |config| config.max_flows = MAX_FLOWS)
+    }
+
+    /// As [`Rig::datapath`], with so many nodes of this plan, and settings changed by `adjust`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Rig::datapath`].
+    pub fn datapath_with(
+        nodes: usize,
+        node: NodePlan,
+        underlay: Family,
+        adjust: impl Fn(&mut Config),
+    ) -> Result<Self> {
+        let fabric = Fabric::build(Plan::new(unique()?).with_nodes(nodes, node))?;
+        let datapaths = InProcess::with(&fabric, underlay, adjust)?;
         Ok(Self {
             datapaths: Some(datapaths),
             fabric,
@@ -56,11 +73,20 @@ impl Rig {
     ///
     /// What the lab says.
     pub fn plain() -> Result<Self> {
+        Self::plain_with(2, NodePlan::default())
+    }
+
+    /// As [`Rig::plain`], with so many nodes of this plan.
+    ///
+    /// # Errors
+    ///
+    /// As [`Rig::plain`].
+    pub fn plain_with(nodes: usize, node: NodePlan) -> Result<Self> {
         let forwards = NodePlan {
             forwards: true,
-            ..NodePlan::default()
+            ..node
         };
-        let fabric = Fabric::build(Plan::new(unique()?).with_nodes(2, forwards))?;
+        let fabric = Fabric::build(Plan::new(unique()?).with_nodes(nodes, forwards))?;
         plain::wire(&fabric)?;
         Ok(Self {
             datapaths: None,
@@ -101,7 +127,7 @@ impl Rig {
         found.ok_or_else(|| Error::Invalid {
             what: "pod",
             value: pod.to_string(),
-            rule: "the lab's nodes have two pods, counted from 1",
+            rule: "the lab's nodes have fewer pods; they are counted from 1",
         })
     }
 
@@ -109,8 +135,11 @@ impl Rig {
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] where there is none, or no datapath.
+    /// [`Error::Invalid`] where there is none.
     pub fn host_interface(&self, node: u8, pod: u8) -> Result<String> {
+        if self.datapaths.is_none() {
+            return Ok(plain::host_interface(pod));
+        }
         let id = format!("n{node}p{pod}");
         let index = usize::from(node).saturating_sub(1);
         let views = self.datapaths()?.inside(index, |own| Ok(own.endpoints()))?;
@@ -119,7 +148,7 @@ impl Rig {
             .ok_or_else(|| Error::Invalid {
                 what: "pod",
                 value: id,
-                rule: "the lab's nodes have two pods, counted from 1",
+                rule: "the lab's nodes have fewer pods; they are counted from 1",
             })
     }
 
@@ -189,6 +218,28 @@ impl Rig {
         let name = |of: &str| format!("{what}: {UPLINK} of {of}");
         machine.add(&name("n1p1"), self.pod(1, 1)?, UPLINK)?;
         machine.add(&name("n1"), self.node(1)?.namespace(), UPLINK)
+    }
+
+    /// How many frames a node, counted from 1, has dropped so far, by reason. A lab without
+    /// datapath does not count them.
+    ///
+    /// # Errors
+    ///
+    /// What the datapath says.
+    pub fn drops(&self, node: u8) -> Result<BTreeMap<String, u64>> {
+        let index = usize::from(node).saturating_sub(1);
+        Ok(self.datapaths()?.drops(index)?)
+    }
+
+    /// Has a node, counted from 1, remove the flows whose time is up.
+    ///
+    /// # Errors
+    ///
+    /// What the datapath says; [`Error::Invalid`] where there is none.
+    pub fn sweep(&self, node: u8) -> Result<()> {
+        let index = usize::from(node).saturating_sub(1);
+        self.datapaths()?.inside(index, Datapath::sweep)?;
+        Ok(())
     }
 
     fn datapaths(&self) -> Result<&InProcess> {

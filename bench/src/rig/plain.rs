@@ -40,10 +40,15 @@ pub(super) fn wire(fabric: &Fabric) -> Result<()> {
     Ok(())
 }
 
+/// Name of the node's side of a pod's interface.
+pub(super) fn host_interface(pod: u8) -> String {
+    format!("p{pod}")
+}
+
 fn connect(node: &Node, netlink: &Netlink, pod: u8, namespace: &Namespace) -> Result<()> {
     // Addresses are usable at once; nobody else has them.
     namespace.set_sysctl("net.ipv6.conf.default.accept_dad", "0")?;
-    let name = format!("p{pod}");
+    let name = host_interface(pod);
     let pod_mac = [2, 0, 0, 0, 3, pod];
     let near = VethEnd {
         mac: Some(GATEWAY_MAC),

@@ -1,0 +1,275 @@
+//! Packets of flows that are established.
+
+use std::rc::Rc;
+
+use datapath_kern::stage::nat::PROBES;
+use serde_json::json;
+
+use super::{
+    lab::{Flows, Lab},
+    site::Site,
+    variant::Variant,
+};
+use crate::{
+    contest::{Contest, Entry, Gate, Sample, Side},
+    error::{Error, Result},
+    live::{Generator, Order},
+    machine::Machine,
+};
+
+/// How flows have come to be, and what may become of their packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Answered and confirmed.
+    Established,
+    /// Nobody has answered.
+    Unproven,
+    /// Answered and confirmed, as many as there are ports for.
+    OneDestination,
+}
+
+impl Kind {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Established => "established",
+            Self::Unproven => "unproven",
+            Self::OneDestination => "one-destination",
+        }
+    }
+}
+
+/// Flows on a site, with what sends frames of them once they are open.
+#[derive(Debug)]
+struct Stream {
+    site: Site,
+    kind: Kind,
+    flows: Flows,
+    ready: Option<Ready>,
+}
+
+#[derive(Debug)]
+struct Ready {
+    lab: Rc<Lab>,
+    generators: Vec<Generator>,
+    /// Flows that there was no port for.
+    portless: u32,
+}
+
+impl Stream {
+    fn new(site: &Site, kind: Kind, flows: u32) -> Self {
+        let flows = match kind {
+            Kind::Established | Kind::Unproven => Flows::of_udp(flows),
+            Kind::OneDestination => Flows::to_one_destination(flows),
+        };
+        Self {
+            site: site.clone(),
+            kind,
+            flows,
+            ready: None,
+        }
+    }
+
+    fn begin(&mut self, machine: &mut Machine) -> Result<()> {
+        let lab = self.site.lab(machine)?;
+        let mut portless = 0;
+        match self.kind {
+            Kind::Established => lab.establish(self.flows)?,
+            Kind::Unproven => lab.begin_unanswered(self.flows)?,
+            Kind::OneDestination => portless = lab.establish_most(self.flows)?,
+        }
+        let generators = lab.generators(self.flows, Order::Random)?;
+        self.ready = Some(Ready {
+            lab,
+            generators,
+            portless,
+        });
+        Ok(())
+    }
+
+    fn sample(&self, frames: u32) -> Result<Sample> {
+        let Ready {
+            lab,
+            generators,
+            portless,
+        } = self.ready.as_ref().ok_or(NOT_BEGUN)?;
+        let ours = self.site.variant() == Variant::Datapath;
+        let arrived = || {
+            let taken = lab.taken()?;
+            // What is refused for want of a port has arrived at what it was measured for.
+            let refused = if ours && *portless > 0 {
+                lab.refused()?
+            } else {
+                0
+            };
+            Ok(taken + refused)
+        };
+        let outcome = lab.send(generators, frames, arrived)?;
+        match self.kind {
+            Kind::Established => lab.check(self.flows)?,
+            Kind::Unproven => lab.check_unproven(self.flows)?,
+            Kind::OneDestination => {}
+        }
+        let mut sample = outcome.sample();
+        if self.kind == Kind::OneDestination {
+            sample
+                .observed
+                .push(("flows without a port", f64::from(*portless)));
+            if ours && f64::from(*portless) > portless_at_most(self.flows) {
+                sample.flaw = Some("more flows have no port than the search allows for");
+            }
+        }
+        Ok(sample)
+    }
+
+    fn inspect(&self, frames: u32) -> Result<Vec<(&'static str, f64)>> {
+        let Ready {
+            lab, generators, ..
+        } = self.ready.as_ref().ok_or(NOT_BEGUN)?;
+        lab.programs(generators, frames)
+    }
+}
+
+pub(super) const NOT_BEGUN: Error = Error::Incomplete {
+    program: "generator",
+    missing: "flows: the contest has not begun",
+};
+
+/// How many flows to one destination may end without a port: those of the first pod keep theirs, and
+/// each of the others misses with all its probes where as many ports are taken as flows are before
+/// it. Four standard deviations more may be chance.
+fn portless_at_most(flows: Flows) -> f64 {
+    let (first, last) = (1024, 65_535);
+    let ports = f64::from(last - first);
+    let probes = i32::try_from(PROBES).unwrap_or(i32::MAX);
+    let missing = (u32::from(flows.ports)..flows.count)
+        .map(|taken| (f64::from(taken) / ports).min(1.0).powi(probes));
+    let expected: f64 = missing.sum();
+    expected + 4.0 * expected.sqrt() + 1.0
+}
+
+/// Flows of ours against somebody else's, or against other flows of ours.
+#[derive(Debug)]
+pub(super) struct Established {
+    ours: Stream,
+    theirs: Stream,
+    against: &'static str,
+    gate: Option<Gate>,
+    goal: Option<Gate>,
+    packets: u32,
+}
+
+impl Established {
+    /// As many flows of both.
+    pub(super) fn new(
+        kind: Kind,
+        (ours, theirs): (&Site, &Site),
+        flows: u32,
+        packets: u32,
+    ) -> Self {
+        let bounds = match kind {
+            Kind::Established => Some(bounds(flows)),
+            Kind::OneDestination => Some((1.0, None)),
+            Kind::Unproven => None,
+        };
+        let bounds = bounds.filter(|_| theirs.variant().has_conntrack());
+        Self {
+            ours: Stream::new(ours, kind, flows),
+            theirs: Stream::new(theirs, kind, flows),
+            against: theirs.variant().name(),
+            gate: bounds.map(|(gate, _)| Gate::SpeedAtLeast(gate)),
+            goal: bounds.and_then(|(_, goal)| goal).map(Gate::SpeedAtLeast),
+            packets,
+        }
+    }
+
+    /// Many flows of ours against few of ours.
+    pub(super) fn many_and_few(
+        (many_on, many): (&Site, u32),
+        (few_on, few): (&Site, u32),
+        packets: u32,
+    ) -> Self {
+        Self {
+            ours: Stream::new(many_on, Kind::Established, many),
+            theirs: Stream::new(few_on, Kind::Established, few),
+            against: "few-flows",
+            gate: Some(Gate::CostAtMost(2.0)),
+            goal: Some(Gate::CostAtMost(1.6)),
+            packets,
+        }
+    }
+
+    fn side(&self, side: Side) -> &Stream {
+        match side {
+            Side::Ours => &self.ours,
+            Side::Theirs => &self.theirs,
+        }
+    }
+
+    fn entry(&self, side: Side) -> Entry {
+        let stream = self.side(side);
+        let params = [
+            ("pattern", json!(stream.kind.name())),
+            ("flows", json!(stream.flows.count)),
+        ];
+        Entry::new(stream.site.variant().name(), params)
+    }
+}
+
+/// How many times as fast ours must be with so many flows, and should be.
+fn bounds(flows: u32) -> (f64, Option<f64>) {
+    match flows {
+        0..=15 => (1.8, Some(2.1)),
+        16..=4095 => (2.0, Some(2.4)),
+        4096..=262_143 => (1.9, Some(2.3)),
+        _ => (2.0, Some(2.5)),
+    }
+}
+
+impl Contest for Established {
+    fn ours(&self) -> Entry {
+        self.entry(Side::Ours)
+    }
+
+    fn theirs(&self) -> Entry {
+        self.entry(Side::Theirs)
+    }
+
+    fn against(&self) -> &'static str {
+        self.against
+    }
+
+    fn gate(&self) -> Option<Gate> {
+        self.gate
+    }
+
+    fn goal(&self) -> Option<Gate> {
+        self.goal
+    }
+
+    fn begin(&mut self, machine: &mut Machine) -> Result<()> {
+        self.theirs.begin(machine)?;
+        self.ours.begin(machine)
+    }
+
+    fn sample(&mut self, side: Side) -> Result<Sample> {
+        self.side(side).sample(self.packets)
+    }
+
+    fn inspect(&mut self, side: Side) -> Result<Vec<(&'static str, f64)>> {
+        self.side(side).inspect(self.packets)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_run_short_only_near_the_end() {
+        let few = portless_at_most(Flows::to_one_destination(32_000));
+        let many = portless_at_most(Flows::to_one_destination(60_000));
+        assert!(few < 2.0, "{few}");
+        // The sum of (k / 64511)^32 for k from 15000 to 60000 is 180.
+        assert!((200.0..260.0).contains(&many), "{many}");
+    }
+}
