@@ -9,7 +9,7 @@ use crate::{
     contest::Case,
     error::{Error, Result},
     options::Options,
-    round::{Fate, Round},
+    round::Fate,
     run::run,
 };
 
@@ -61,7 +61,7 @@ fn try_main(case: &dyn Case, args: &[OsString]) -> Result<ExitCode> {
     signals::cleanup_on_signal()?;
     let report = run(case, &wanted.options, |contest, number, round| {
         if wanted.verbose || round.fate != Fate::Counted {
-            eprintln!("{} {}: {}", case.name(), name(contest), line(number, round));
+            eprintln!("{} {contest}: round {number}: {round}", case.name());
         }
     })?;
     if wanted.json {
@@ -179,37 +179,6 @@ fn invalid(what: &'static str, value: &str, rule: &'static str) -> Error {
 
 fn unreadable(error: &lexopt::Error) -> Error {
     invalid("command line", &error.to_string(), "see --help")
-}
-
-/// One round for people.
-fn line(number: usize, round: &Round) -> String {
-    let lost = |sent: u64, delivered: u64| format!("{delivered} of {sent} delivered");
-    let (ours, theirs) = (&round.ours, &round.theirs);
-    let fate = match round.fate {
-        Fate::Counted => "counts".to_owned(),
-        Fate::Lost => format!(
-            "VOID: {} and {}",
-            lost(ours.sent, ours.delivered),
-            lost(theirs.sent, theirs.delivered)
-        ),
-        Fate::Flawed(why) => format!("VOID: {why}"),
-        Fate::Disturbed => "does not count: the machine is busy".to_owned(),
-    };
-    format!(
-        "round {number}: {:.1} ns against {:.1} ns, {:.3}x, others used {:.0}% of the CPUs: {fate}",
-        ours.ns_per_unit(),
-        theirs.ns_per_unit(),
-        round.speed(),
-        round.foreign_share * 100.0,
-    )
-}
-
-fn name(entry: &crate::contest::Entry) -> String {
-    let params = entry.params.iter();
-    let params: Vec<_> = params
-        .map(|(name, value)| format!("{name} {value}"))
-        .collect();
-    params.join(", ")
 }
 
 fn print(text: &str) -> Result<()> {

@@ -45,6 +45,11 @@ pub trait Contest {
         None
     }
 
+    /// Why the gate is missed whatever the speed, once there are samples.
+    fn miss(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Makes everything ready for the first sample: builds what only this contest needs, describes
     /// it in `machine`, opens flows. Called once, before any sample.
     ///
@@ -103,6 +108,22 @@ impl Entry {
             params: params.into(),
         }
     }
+}
+
+impl fmt::Display for Entry {
+    /// The parameters only: both sides of a contest have most of them in common.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&list(&self.params))
+    }
+}
+
+/// Parameters for people.
+pub(crate) fn list(params: &BTreeMap<&'static str, Value>) -> String {
+    let all = params.iter().map(|(name, value)| match value {
+        Value::String(text) => format!("{name} {text}"),
+        other => format!("{name} {other}"),
+    });
+    all.collect::<Vec<_>>().join(", ")
 }
 
 /// The result of one measurement of one side.

@@ -86,7 +86,7 @@ pub struct Row {
     pub gate: Option<GateResult>,
     /// Medians of what else was seen.
     pub observed: BTreeMap<&'static str, f64>,
-    /// Why rounds were flawed.
+    /// Why rounds were flawed, or the gate missed whatever the speed.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub flaws: BTreeSet<&'static str>,
 }
@@ -159,6 +159,12 @@ impl Report {
         let gate = of.gate();
         ours.gate = gate.map(|gate| judged(gate, of.goal(), judged_speed));
         ours.observed.extend(seen_of_ours);
+        if let Some(why) = of.miss() {
+            ours.flaws.insert(why);
+            if let Some(gate) = &mut ours.gate {
+                gate.passed = gate.passed.map(|_| false);
+            }
+        }
         let mut theirs = row(case, unit, of.theirs(), rounds, Side::Theirs);
         theirs.observed.extend(seen_of_theirs);
         self.results.extend([ours, theirs]);

@@ -1,5 +1,7 @@
 //! Rounds: two samples right after each other, and whether they count.
 
+use std::fmt;
+
 use crate::{
     contest::{Contest, Sample, Side},
     error::Result,
@@ -77,6 +79,30 @@ impl Round {
     #[must_use]
     pub fn cpu_speed(&self) -> f64 {
         self.theirs.cpu_ns_per_unit() / self.ours.cpu_ns_per_unit()
+    }
+}
+
+impl fmt::Display for Round {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { ours, theirs, .. } = self;
+        write!(
+            f,
+            "{:.1} ns against {:.1} ns, {:.3}x, others used {:.0}% of the CPUs: ",
+            ours.ns_per_unit(),
+            theirs.ns_per_unit(),
+            self.speed(),
+            self.foreign_share * 100.0,
+        )?;
+        match self.fate {
+            Fate::Counted => f.write_str("counts"),
+            Fate::Lost => write!(
+                f,
+                "VOID: {} of {} delivered and {} of {} delivered",
+                ours.delivered, ours.sent, theirs.delivered, theirs.sent
+            ),
+            Fate::Flawed(why) => write!(f, "VOID: {why}"),
+            Fate::Disturbed => f.write_str("does not count: the machine is busy"),
+        }
     }
 }
 

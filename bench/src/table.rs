@@ -1,12 +1,11 @@
 //! A report for people.
 
-use std::{collections::BTreeMap, fmt::Write};
+use std::fmt::Write;
 
 use comfy_table::{CellAlignment, Table, presets};
-use serde_json::Value;
 
 use crate::{
-    contest::Gate,
+    contest::{Gate, list},
     machine::Machine,
     report::{GateResult, Report, Row, Skipped, Void},
     stats::Quartiles,
@@ -40,7 +39,7 @@ impl Report {
                 let _ = writeln!(text, "{} {}: {what} {value:.0}", row.case, name(row));
             }
             for flaw in &row.flaws {
-                let _ = writeln!(text, "{} {}: void rounds: {flaw}", row.case, name(row));
+                let _ = writeln!(text, "{} {}: FLAW: {flaw}", row.case, name(row));
             }
         }
         for skipped in &self.skipped {
@@ -168,12 +167,4 @@ fn name(row: &Row) -> String {
 
 fn params(row: &Row) -> String {
     list(&row.params)
-}
-
-fn list(params: &BTreeMap<&'static str, Value>) -> String {
-    let all = params.iter().map(|(name, value)| match value {
-        Value::String(text) => format!("{name} {text}"),
-        other => format!("{name} {other}"),
-    });
-    all.collect::<Vec<_>>().join(", ")
 }

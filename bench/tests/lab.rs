@@ -58,6 +58,45 @@ fn stream_sends_whole_segments_through_the_tunnel() {
 }
 
 #[test]
+fn masquerade_is_measured_against_everybody() {
+    let report = tiny("masquerade", &Options::smoke());
+    let others = ["iptables-nft", "iptables-legacy", "nftables", "plain"];
+    let against = report.results.iter().map(|row| row.variant);
+    let against: Vec<_> = against.filter(|variant| *variant != "datapath").collect();
+    assert_eq!(against, others);
+    for ours in report.results.iter().step_by(2) {
+        assert!(
+            ours.observed["program from_pod, ns per packet"] > 0.0,
+            "{ours:?}"
+        );
+    }
+}
+
+#[test]
+fn masquerade_has_patterns_of_traffic() {
+    for pattern in ["unproven", "new", "one-destination", "exhausted"] {
+        let options = Options {
+            patterns: vec![pattern.to_owned()],
+            against: vec!["nftables".to_owned()],
+            ..Options::smoke()
+        };
+        let report = tiny("masquerade", &options);
+        assert_eq!(report.results[0].params["pattern"], pattern);
+    }
+}
+
+#[test]
+fn who_is_not_known_is_not_measured_against() {
+    let options = Options {
+        flows: vec![7],
+        against: vec!["ufw".to_owned()],
+        ..Options::smoke()
+    };
+    let refused = run(cases::named("masquerade").unwrap(), &options, |_, _, _| {});
+    assert!(refused.unwrap_err().to_string().contains("iptables-legacy"));
+}
+
+#[test]
 fn pingpong_comes_back_right() {
     let report = tiny("pingpong", &Options::smoke());
     assert_eq!(report.results[0].variant, "datapath");

@@ -1,5 +1,6 @@
 //! The command line of `dpctl`: one verb, one file.
 
+mod bench;
 mod cleanup;
 mod completions;
 mod doctor;
@@ -32,6 +33,8 @@ const FAILED: u8 = 1;
 const USAGE: u8 = 2;
 /// Exit code when there is no agent to ask.
 const UNREACHABLE: u8 = 3;
+/// Exit code when a bench could not say whether its bounds are kept.
+const UNUSABLE: u8 = 4;
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -39,6 +42,7 @@ Exit codes:
   1  it failed, or a check did
   2  the command line makes no sense
   3  no agent can be reached
+  4  a bench with --gate has no usable figures
 
 Examples:
   dpctl lab up                       two nodes of two pods in network namespaces
@@ -84,6 +88,8 @@ enum Verb {
     Ipam(ipam::Ipam),
     #[command(subcommand)]
     Lab(lab::Lab),
+    #[command(subcommand)]
+    Bench(bench::Bench),
     Cleanup(cleanup::Cleanup),
     Doctor(doctor::Doctor),
     Sysdump(sysdump::Sysdump),
@@ -102,6 +108,8 @@ struct Context<'a> {
 struct Outcome {
     text: String,
     failed: bool,
+    /// Neither well nor not: it could not be told.
+    unusable: bool,
 }
 
 /// Runs `dpctl`: reads the command line, prints, and returns the exit code.
@@ -114,11 +122,12 @@ pub fn main() -> ExitCode {
     };
     let outcome = cli.verb.run(&context).and_then(|outcome| {
         print(&outcome.text).context("print")?;
-        Ok(outcome.failed)
+        Ok((outcome.failed, outcome.unusable))
     });
     match outcome {
-        Ok(false) => ExitCode::SUCCESS,
-        Ok(true) => FAILED.into(),
+        Ok((false, false)) => ExitCode::SUCCESS,
+        Ok((true, _)) => FAILED.into(),
+        Ok((false, true)) => UNUSABLE.into(),
         Err(error) => {
             complain(&error);
             exit_code(&error).into()
@@ -143,6 +152,7 @@ impl Verb {
             Self::Peers(verb) => verb.run(context),
             Self::Ipam(verb) => verb.run(context),
             Self::Lab(verb) => verb.run(context),
+            Self::Bench(verb) => verb.run(context),
             Self::Cleanup(verb) => verb.run(context),
             Self::Doctor(verb) => verb.run(context),
             Self::Sysdump(verb) => verb.run(context),
@@ -174,7 +184,7 @@ impl From<String> for Outcome {
     fn from(text: String) -> Self {
         Self {
             text,
-            failed: false,
+            ..Self::default()
         }
     }
 }

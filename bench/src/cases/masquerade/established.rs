@@ -58,7 +58,9 @@ struct Ready {
 impl Stream {
     fn new(site: &Site, kind: Kind, flows: u32) -> Self {
         let flows = match kind {
-            Kind::Established | Kind::Unproven => Flows::of_udp(flows),
+            Kind::Established => Flows::of_udp(flows),
+            // Those may be established already.
+            Kind::Unproven => Flows::of_others(flows),
             Kind::OneDestination => Flows::to_one_destination(flows),
         };
         Self {
@@ -109,23 +111,26 @@ impl Stream {
             Kind::Unproven => lab.check_unproven(self.flows)?,
             Kind::OneDestination => {}
         }
-        let mut sample = outcome.sample();
-        if self.kind == Kind::OneDestination {
-            sample
-                .observed
-                .push(("flows without a port", f64::from(*portless)));
-            if ours && f64::from(*portless) > portless_at_most(self.flows) {
-                sample.flaw = Some("more flows have no port than the search allows for");
-            }
-        }
-        Ok(sample)
+        Ok(outcome.sample())
     }
 
     fn inspect(&self, frames: u32) -> Result<Vec<(&'static str, f64)>> {
         let Ready {
-            lab, generators, ..
+            lab,
+            generators,
+            portless,
         } = self.ready.as_ref().ok_or(NOT_BEGUN)?;
-        lab.programs(generators, frames)
+        let mut seen = lab.programs(generators, frames)?;
+        if self.kind == Kind::OneDestination {
+            seen.push(("flows without a port", f64::from(*portless)));
+        }
+        Ok(seen)
+    }
+
+    /// Whether more flows of ours have no port than the search allows for.
+    fn searches_badly(&self) -> bool {
+        let portless = self.ready.as_ref().map_or(0, |ready| ready.portless);
+        self.kind == Kind::OneDestination && f64::from(portless) > portless_at_most(self.flows)
     }
 }
 
@@ -244,6 +249,11 @@ impl Contest for Established {
 
     fn goal(&self) -> Option<Gate> {
         self.goal
+    }
+
+    fn miss(&self) -> Option<&'static str> {
+        let sentence = "more flows have no port than the number of probes allows for";
+        self.ours.searches_badly().then_some(sentence)
     }
 
     fn begin(&mut self, machine: &mut Machine) -> Result<()> {

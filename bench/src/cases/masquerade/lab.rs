@@ -89,6 +89,14 @@ impl Flows {
         }
     }
 
+    /// Flows of UDP as those of [`Flows::of_udp`], and none of them.
+    pub(super) fn of_others(count: u32) -> Self {
+        Self {
+            first_destination: 1 << 15,
+            ..Self::of_udp(count)
+        }
+    }
+
     /// Flows of UDP, all to one destination.
     pub(super) fn to_one_destination(count: u32) -> Self {
         let ports = count.div_ceil(u32::from(PODS));
@@ -285,9 +293,11 @@ impl Lab {
         Ok(u32::try_from(wanted.saturating_sub(found)).unwrap_or(u32::MAX))
     }
 
-    /// Makes flows that nobody answers, and makes sure that they are there and not established.
+    /// Sends the first packets of flows that nobody answers, and makes sure that they are there and not established.
     pub(super) fn begin_unanswered(&self, flows: Flows) -> Result<()> {
-        self.forget()?;
+        if self.shape.variant.has_conntrack() {
+            self.tracked().forget()?;
+        }
         self.catch(flows)?;
         let mut generators = self.generators(flows, Order::Next)?;
         for generator in &mut generators {
