@@ -51,7 +51,7 @@ const HANDFUL: u32 = 2048;
 /// How long the last frames may take on their way.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// After this long netfilter takes a UDP flow with packets both ways for one that stays
-/// (`stream_ts` in net/netfilter/nf_conntrack_proto_udp.c).
+/// (`stream_ts` in `net/netfilter/nf_conntrack_proto_udp.c`).
 const STREAM_AFTER: Duration = Duration::from_millis(2100);
 
 /// Where the flows go, reserved for benches (RFC 2544): nobody is there.
@@ -434,7 +434,7 @@ impl Lab {
         let told = Cell::new(0);
         // Where they arrive does not matter here, and nothing is waited for.
         self.send(generators, frames, || Ok(told.replace(u64::from(frames))))?;
-        times.since(frames)
+        Ok(times.since(frames))
     }
 
     /// Sends one frame of each flow `times` times, and has each answered, up to the pod.

@@ -150,7 +150,7 @@ const NETLINK: i32 = 16;
 const NETLINK_NETFILTER: i32 = 12;
 
 /// A message that asks for every entry of the namespace to be deleted: `IPCTNL_MSG_CT_DELETE`
-/// without attributes (include/uapi/linux/netfilter/nfnetlink_conntrack.h).
+/// without attributes (`include/uapi/linux/netfilter/nfnetlink_conntrack.h`).
 ///
 /// ```text
 /// length 4 | type 2 | flags 2 | sequence 4 | port 4 | family 1 | version 1 | resource 2

@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 pub(super) enum Variant {
     /// We do.
     Datapath,
-    /// iptables by way of nf_tables, as distributions have it.
+    /// iptables by way of `nf_tables`, as distributions have it.
     IptablesNft,
     /// iptables as it was.
     IptablesLegacy,

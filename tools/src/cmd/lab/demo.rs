@@ -116,6 +116,7 @@ impl Demo {
         Ok(Outcome {
             text,
             failed: report.checks().is_empty() || !all_passed,
+            ..Outcome::default()
         })
     }
 }
