@@ -9,13 +9,13 @@
 
 mod support;
 
-use datapath_kern::abi::flow::{Flow, FlowKey, state};
+use datapath_kern::abi::flow::{Flow, FlowKey};
 use datapath_kern::env::Table;
 use datapath_kern::host::{Hash, Host, plan};
 use datapath_kern::packet::Family;
 use proptest::prelude::*;
 use support::frame::{ACK, FIN, L4, RST, SYN, Tuple};
-use support::{entry, from_pod, from_router, key, node};
+use support::{entry, from_pod, from_router, invariants, key, node};
 
 /// What may happen to a few connections.
 #[derive(Clone, Debug)]
@@ -117,52 +117,6 @@ fn take(host: &Host, family: Family, step: &Step) {
             }
         }
     }
-}
-
-/// What holds at any moment.
-fn check(host: &Host) -> Result<(), TestCaseError> {
-    for (key, flow) in host.flows.entries() {
-        let partner_key = flow.partner_key(&key);
-        let partner = host.flows.get(&partner_key);
-        prop_assert!(
-            partner.is_some(),
-            "alone in the established table: {key:?} {flow:?}"
-        );
-        let partner = partner.unwrap();
-        prop_assert_eq!(
-            partner.pair,
-            flow.pair,
-            "{:?} and {:?} are no pair",
-            key,
-            partner_key
-        );
-        prop_assert_eq!(
-            partner.partner_key(&partner_key),
-            key,
-            "the way back leads elsewhere"
-        );
-        prop_assert_eq!(partner.state, flow.state);
-        prop_assert!(flow.state & state::ESTABLISHED != 0);
-        prop_assert!(host.pending.get(&key).is_none(), "in both tables: {key:?}");
-    }
-    for (key, flow) in host.pending.entries() {
-        let partner_key = flow.partner_key(&key);
-        prop_assert!(flow.pair != 0 && flow.state & state::ESTABLISHED == 0);
-        // A lone half is one whose partner was evicted; what sits in its place is none of its.
-        if let Some(partner) = host
-            .pending
-            .get(&partner_key)
-            .filter(|half| half.pair == flow.pair)
-        {
-            prop_assert_eq!(partner.partner_key(&partner_key), key);
-        }
-        prop_assert!(
-            host.flows
-                .get(&partner_key)
-                .is_none_or(|half| half.pair != flow.pair)
-        );
-    }
-    Ok(())
 }
 
 /// No packet leaves behind a half that it has used, without its partner: what is alone is as it was

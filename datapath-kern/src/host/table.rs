@@ -1,31 +1,41 @@
 //! [`Table`] over a vector and over a hash map, bounded as BPF maps are.
 
-use core::cell::RefCell;
+use core::cell::{Cell, RefCell};
 use core::hash::Hash as Hashed;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::vec::Vec;
 
 use crate::env::{InsertError, Table};
 
 /// `BPF_MAP_TYPE_ARRAY`: every element exists, zero at first.
+///
+/// Only what was written is kept, so that a [`Host`](super::Host) costs next to nothing to make.
 #[derive(Clone, Debug)]
-pub struct Array<V>(RefCell<Vec<V>>);
+pub struct Array<V> {
+    length: u32,
+    written: RefCell<BTreeMap<u32, V>>,
+}
 
 impl<V: Copy + Default> Array<V> {
     /// `length` elements.
     #[must_use]
     pub fn new(length: u32) -> Self {
-        Self(RefCell::new(std::vec![V::default(); length as usize]))
+        Self {
+            length,
+            written: RefCell::default(),
+        }
     }
 }
 
-impl<V: Copy> Table<u32, V> for Array<V> {
+impl<V: Copy + Default> Table<u32, V> for Array<V> {
     fn get(&self, key: &u32) -> Option<V> {
-        self.0.borrow().get(*key as usize).copied()
+        let there = *key < self.length;
+        there.then(|| self.written.borrow().get(key).copied().unwrap_or_default())
     }
 
     fn update<R>(&self, key: &u32, change: impl FnOnce(&mut V) -> R) -> Option<R> {
-        self.0.borrow_mut().get_mut(*key as usize).map(change)
+        let there = *key < self.length;
+        there.then(|| change(self.written.borrow_mut().entry(*key).or_default()))
     }
 
     fn insert(&self, _: &u32, _: &V) -> Result<(), InsertError> {
@@ -45,6 +55,7 @@ impl<V: Copy> Table<u32, V> for Array<V> {
 pub struct Hash<K, V> {
     capacity: usize,
     evicts: Evicts,
+    refused: Cell<u32>,
     inner: RefCell<Inner<K, V>>,
 }
 
@@ -81,6 +92,7 @@ impl<K: Copy + Eq + Hashed, V: Copy> Hash<K, V> {
         Self {
             capacity,
             evicts: Evicts::Nothing,
+            refused: Cell::new(0),
             inner: RefCell::new(inner),
         }
     }
@@ -102,6 +114,12 @@ impl<K: Copy + Eq + Hashed, V: Copy> Hash<K, V> {
             evicts: Evicts::Any,
             ..Self::new(capacity)
         }
+    }
+
+    /// Has the next `count` new keys refused as for want of room, as the kernel does where it
+    /// cannot lock a bucket or has no free element on this CPU.
+    pub fn refuse(&self, count: u32) {
+        self.refused.set(count);
     }
 
     /// Writes a value whether or not its key has one, as user space does.
@@ -158,6 +176,10 @@ impl<K: Copy + Eq + Hashed, V: Copy> Table<K, V> for Hash<K, V> {
         inner.accesses += 1;
         if inner.entries.contains_key(key) {
             return Err(InsertError::Exists);
+        }
+        if let Some(left) = self.refused.get().checked_sub(1) {
+            self.refused.set(left);
+            return Err(InsertError::Full);
         }
         if inner.entries.len() >= self.capacity {
             let mut entries = inner.entries.iter();
@@ -219,6 +241,16 @@ mod tests {
             (table.get(&1), table.get(&2), table.len()),
             (Some('a'), None, 2)
         );
+    }
+
+    #[test]
+    fn a_refusal_is_for_new_keys_and_ends() {
+        let table = Hash::evicting(2);
+        assert_eq!(table.insert(&1, &'a'), Ok(()));
+        table.refuse(1);
+        assert_eq!(table.insert(&1, &'b'), Err(InsertError::Exists));
+        assert_eq!(table.insert(&2, &'b'), Err(InsertError::Full));
+        assert_eq!(table.insert(&2, &'b'), Ok(()));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 pub(crate) mod fragments;
 pub(crate) mod frame;
 pub(crate) mod icmp;
+pub(crate) mod invariants;
 pub(crate) mod sent;
 pub(crate) mod talk;
 pub(crate) mod tunnel;
@@ -28,6 +29,8 @@ pub(crate) struct Out {
     pub(crate) reason: Option<DropReason>,
     pub(crate) bytes: Vec<u8>,
     pub(crate) mark: u32,
+    /// Copies that were sent, with the interfaces that they left by.
+    pub(crate) copies: Vec<(u32, Buffer)>,
     /// The neighbour that the kernel is to resolve, if any.
     pub(crate) gateway: Addr,
     /// The one counter that moved: "egress to-overlay", or nothing.
@@ -45,13 +48,19 @@ pub(crate) fn run(host: &Host, hook: Hook, interface: u32, bytes: &[u8]) -> Out 
 /// reason, is counted once under it and told in one event; nothing else is counted as a drop, told
 /// or counted more than once.
 pub(crate) fn run_marked(host: &Host, hook: Hook, interface: u32, bytes: &[u8], mark: u32) -> Out {
-    drop(host.take_counters());
-    drop(host.take_events());
-    forget_events(host);
-    let mut packet = Buffer {
+    let packet = Buffer {
         mark,
         ..Buffer::new(interface, bytes.to_vec())
     };
+    run_packet(host, hook, packet)
+}
+
+/// As [`run_marked`], a frame with all that goes with it.
+pub(crate) fn run_packet(host: &Host, hook: Hook, mut packet: Buffer) -> Out {
+    drop(host.take_counters());
+    drop(host.take_events());
+    drop(host.take_accesses());
+    forget_events(host);
     let run = host.run(hook, &mut packet);
     let counters = host.take_counters();
     assert!(
@@ -89,8 +98,14 @@ pub(crate) fn run_marked(host: &Host, hook: Hook, interface: u32, bytes: &[u8], 
     for event in events.iter().filter(|_| dropped) {
         check_event(host, hook, &packet, run.reason, event);
     }
-    let Buffer { bytes, mark, .. } = packet;
+    let Buffer {
+        bytes,
+        mark,
+        copies,
+        ..
+    } = packet;
     Out {
+        copies,
         event: events.first().copied(),
         verdict: run.verdict,
         reason: run.reason,
