@@ -188,11 +188,11 @@ fn leave_node<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Outco
     }
     let parsed = parse::frame(pkt, &mut work.hdr);
     let ours = matches!(work.hdr.kind, Kind::Flow | Kind::IcmpError);
-    if parsed != Ok(Frame::Ip) || !ours || is_tunnel_packet(env, &work.hdr) {
+    if parsed != Ok(Frame::Ip) || !ours {
         return Ok(Verdict::PASS);
     }
     match env.ipcache(&work.hdr.key.source).unwrap_or_default().kind {
-        kind::HOST => {}
+        kind::HOST if !is_tunnel_packet(env, &work.hdr) => {}
         kind::ENDPOINT if masquerades(env, pkt.interface(), &work.hdr) => {
             work.hdr.key.scope = scope::STACK;
         }

@@ -169,7 +169,7 @@ proptest! {
         for step in &steps {
             let before = host.pending.entries();
             take(&host, family, step);
-            check(&host)?;
+            prop_assert_eq!(invariants::of_flows(&host), Ok(()));
             check_used(&host, &before)?;
         }
     }

@@ -488,6 +488,25 @@ fn without_an_address_to_masquerade_behind_nothing_leaves(
     assert_eq!(again, first);
 }
 
+/// Only the node sends tunnel packets; to their port anybody may send, outside.
+#[test]
+fn a_pod_is_masqueraded_by_the_stack_on_the_way_to_the_tunnels_port_too() {
+    let host = node(1, Family::V4);
+    let l4 = L4::Udp(40_000, 6081);
+    let send = |source| {
+        let tuple = Tuple::new(source, plan::outside(Family::V4), l4);
+        let macs = (plan::node_mac(1), plan::node_mac(plan::ROUTER));
+        let bytes = frame::build(macs.0, macs.1, &tuple, 63, b"hi");
+        run(&host, Hook::ToUplink, plan::UPLINK, &bytes)
+    };
+    let node = plan::node(1, Family::V4);
+    let out = send(plan::pod(1, 1, Family::V4));
+    assert_eq!(frame::parse(&out.bytes).tuple.source, node);
+    let entries = host.pending.len();
+    send(node).went(Action::Pass, 0, "");
+    assert_eq!(host.pending.len(), entries, "the tunnel's are no flows");
+}
+
 #[test]
 fn a_flow_keeps_its_port_when_it_is_judged_again() {
     let host = node(1, Family::V4);
@@ -558,13 +577,19 @@ fn a_flow_leaves_as_it_began(#[values(Family::V4, Family::V6)] family: Family) {
 
 /// The pending table let go of the answers' half, and another flow has the port now.
 #[rstest]
-fn a_flow_that_lost_its_port_finds_another(#[values(SYN, ACK, RST)] flags: u8) {
+fn a_flow_that_lost_its_port_finds_another(
+    #[values(SYN, ACK, RST)] flags: u8,
+    #[values(false, true)] judged_again: bool,
+) {
     let host = node(1, Family::V4);
     let (first, second) = (tcp(1, 40_000), tcp(2, 40_000));
     let seen = masqueraded(&from_pod(&host, 1, 1, &first), &first);
     host.pending.remove(&key(&seen.answer(0)));
     assert_eq!(masqueraded(&from_pod(&host, 1, 2, &second), &second), seen);
 
+    if judged_again {
+        host.endpoints.update(&1, |pod| pod.generation += 1);
+    }
     let next = first.with_flags(flags);
     let out = from_pod(&host, 1, 1, &next);
     if flags == RST {
