@@ -3,6 +3,7 @@
 use anyhow::{Result, bail};
 use lexopt::{Arg, Parser, ValueExt};
 
+use crate::fuzz::Budget;
 use crate::help::Topic;
 use crate::kernels::Choice;
 use crate::setup::Mode;
@@ -25,6 +26,7 @@ pub(crate) enum Command {
         allow_skip: Vec<Tier>,
     },
     Kernels(Choice),
+    Fuzz(Budget),
     Deny,
 }
 
@@ -63,6 +65,12 @@ pub(crate) fn parse(mut parser: Parser) -> Result<Command> {
                 return kernels(&mut parser);
             }
             (Topic::Test, Arg::Value(tier)) => given.tiers.push(tier.string()?.parse()?),
+            (Topic::Fuzz, Arg::Long("runs")) => {
+                given.budget.runs = Some(parser.value()?.parse()?);
+            }
+            (Topic::Fuzz, Arg::Long("seconds")) => {
+                given.budget.seconds = Some(parser.value()?.parse()?);
+            }
             (Topic::Disasm, Arg::Value(name)) if given.function.is_none() => {
                 given.function = Some(name.string()?);
             }
@@ -79,6 +87,7 @@ struct Given {
     function: Option<String>,
     tiers: Vec<Tier>,
     allow_skip: Vec<Tier>,
+    budget: Budget,
 }
 
 impl Given {
@@ -107,6 +116,7 @@ impl Given {
                 },
                 allow_skip: self.allow_skip,
             },
+            Topic::Fuzz => Command::Fuzz(self.budget),
             Topic::Deny => Command::Deny,
         })
     }
@@ -170,6 +180,18 @@ mod tests {
     }
 
     #[test]
+    fn budgets_are_read() {
+        let none = Budget::default();
+        assert_eq!(read("fuzz").unwrap(), Command::Fuzz(none));
+        let both = Budget {
+            runs: Some(10_000_000),
+            seconds: Some(60),
+        };
+        let line = "fuzz --runs 10000000 --seconds 60";
+        assert_eq!(read(line).unwrap(), Command::Fuzz(both));
+    }
+
+    #[test]
     fn kernels_are_read() {
         let kernels = |line| match read(line).unwrap() {
             Command::Kernels(choice) => choice,
@@ -211,6 +233,7 @@ mod tests {
             ("disasm a b", "b"),
             ("test lint kernels", "kernels"),
             ("test kernels 5.4", "5.4"),
+            ("fuzz --runs many", "many"),
             ("test kernels --nic ne2k", "ne2k"),
         ] {
             let err = format!("{:#}", read(line).unwrap_err());

@@ -10,6 +10,7 @@ pub(crate) enum Topic {
     Demo,
     Test,
     Kernels,
+    Fuzz,
     Deny,
 }
 
@@ -22,6 +23,7 @@ impl Topic {
             "disasm" => Self::Disasm,
             "demo" => Self::Demo,
             "test" | "ci" => Self::Test,
+            "fuzz" => Self::Fuzz,
             "deny" => Self::Deny,
             _ => return None,
         })
@@ -37,6 +39,7 @@ impl Topic {
             Self::Demo => DEMO,
             Self::Test => TEST,
             Self::Kernels => KERNELS,
+            Self::Fuzz => FUZZ,
             Self::Deny => DENY,
         }
     }
@@ -52,6 +55,7 @@ Usage: cargo xtask COMMAND
   setup   install the eBPF toolchain and the tools that the tests call
   ebpf    build the eBPF object and tell its size
   disasm  print the eBPF object's instructions beside their source
+  fuzz    send frames that nobody thought of through the packet path
   deny    check licences, sources and duplicates of the dependencies
 
 cargo xtask COMMAND --help tells more.
@@ -115,7 +119,7 @@ Run the tests, tier by tier. Whatever is missing is set up first.
 Usage: cargo xtask test [TIER...] [--allow-skip TIER]
 
   lint  formatting, clippy, documentation, no unfinished code, no warning in the eBPF object
-  unit  cargo test of every package but the conformance suite
+  unit  cargo test of every package but the conformance suite; half a minute of the fuzzer
   lab   the conformance suite: real packets through network namespaces; needs root
 
 Without a TIER: all, in this order. A failed tier does not stop the next one.
@@ -147,6 +151,24 @@ hangs is ended after ten minutes. Exits with 1 if a check fails or cannot run.
 Example: cargo xtask test kernels 6.12 --nic e1000e
 ";
 
+const FUZZ: &str = "\
+Send frames that nobody thought of through every hook of the packet path, with cargo-fuzz.
+cargo-fuzz and a C++ compiler are installed if they are missing; any Rust compiler will do.
+
+Usage: cargo xtask fuzz [--runs N] [--seconds S]
+
+  --runs     end after so many inputs
+  --seconds  end after so long; 60 where neither is given
+
+What is found is kept in the target directory, and built on by the next run. An input that
+fails is in datapath-kern/fuzz/artifacts/pipeline. In regressions/pipeline it is a test,
+which also says in words what its bytes mean:
+
+  cargo test -p datapath-kern --test fuzzed
+
+Example, the long run: cargo xtask fuzz --runs 10000000
+";
+
 const DENY: &str = "\
 Check the dependencies with cargo-deny: licences, sources, banned and duplicate crates.
 The rules are in .cargo/deny.toml.
@@ -162,7 +184,7 @@ mod tests {
 
     #[test]
     fn the_overview_names_every_command() {
-        for command in ["setup", "ebpf", "disasm", "demo", "test", "deny"] {
+        for command in ["setup", "ebpf", "disasm", "demo", "test", "fuzz", "deny"] {
             let topic = Topic::of(command).unwrap();
             assert!(OVERVIEW.contains(&format!("\n  {command} ")), "{command}");
             assert!(topic.text().contains(&format!("cargo xtask {command}")));
@@ -171,7 +193,9 @@ mod tests {
 
     #[test]
     fn every_page_fits_on_a_terminal() {
-        for text in [OVERVIEW, SETUP, EBPF, DISASM, DEMO, TEST, KERNELS, DENY] {
+        for text in [
+            OVERVIEW, SETUP, EBPF, DISASM, DEMO, TEST, KERNELS, FUZZ, DENY,
+        ] {
             assert!(text.lines().count() <= 24);
             assert!(text.lines().all(|line| line.len() <= 92), "{text}");
         }

@@ -9,6 +9,7 @@ mod build;
 mod demo;
 mod deny;
 mod dump;
+mod fuzz;
 mod help;
 mod kernels;
 mod object;
@@ -49,6 +50,7 @@ fn run() -> Result<ExitCode> {
         Command::Demo { keep } => demo::run(&workspace, keep),
         Command::Test { tiers, allow_skip } => Ok(test::run(&workspace, &tiers, &allow_skip)),
         Command::Kernels(choice) => kernels::run(&workspace, &choice),
+        Command::Fuzz(budget) => fuzz::run(&workspace, budget),
         Command::Deny => deny::run(&workspace),
     }
 }

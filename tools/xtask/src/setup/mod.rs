@@ -13,7 +13,7 @@ use crate::progress;
 use crate::workspace::is_root;
 use apt::Apt;
 use plan::{Part, Step};
-use survey::{EMULATOR, Survey, Tool};
+use survey::{EMULATOR, FUZZER, FUZZER_COMPILER, Survey, Tool};
 
 /// How `setup` was asked to run.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -38,16 +38,19 @@ pub(crate) fn run(mode: Mode) -> Result<ExitCode> {
         Survey::take()
     };
     if mode.dry_run {
-        dry_run(&survey)?;
+        dry_run(&survey, mode.all)?;
         return Ok(ExitCode::SUCCESS);
     }
     if mode.check {
         print!("{}", survey.table());
     } else {
         install(survey)?;
+        ensure_fuzzer()?;
     }
     let survey = Survey::take();
-    let complete = survey.is_complete() && survey.components_missing().is_empty();
+    let complete = survey.is_complete()
+        && fuzzer_missing().is_empty()
+        && survey.components_missing().is_empty();
     if !survey.components_missing().is_empty() {
         println!(
             "missing: rustup component add {}",
@@ -98,6 +101,36 @@ pub(crate) fn ensure_emulator() -> Result<()> {
         println!("  went on without: {err:#}");
     }
     step.run()
+}
+
+/// Installs what the fuzzer takes beside, if it is missing. Not part of [`ensure`]: who wants to
+/// see the demo need not wait for it.
+///
+/// # Errors
+///
+/// If something is missing and cannot be installed here.
+pub(crate) fn ensure_fuzzer() -> Result<()> {
+    let steps = fuzzer_missing();
+    if steps.iter().any(|step| step.needs_root) {
+        if !is_root() || Apt::find().is_none() {
+            let lines: Vec<String> = steps.iter().map(Step::command_line).collect();
+            bail!(
+                "the fuzzer needs what is not installed here. As root (#), or by other means than \
+                 apt, and as yourself ($):\n{}",
+                indent(&lines)
+            );
+        }
+        if let Err(err) = plan::update().run() {
+            println!("  went on without: {err:#}");
+        }
+    }
+    steps.iter().try_for_each(Step::run)
+}
+
+/// The steps that install what the fuzzer misses.
+fn fuzzer_missing() -> Vec<Step> {
+    let missing = |tool: &Tool| tool.find().is_none();
+    plan::fuzzer(missing(&FUZZER_COMPILER), missing(&FUZZER))
 }
 
 fn install(survey: Survey) -> Result<()> {
@@ -151,8 +184,8 @@ fn install(survey: Survey) -> Result<()> {
     Ok(())
 }
 
-fn dry_run(survey: &Survey) -> Result<()> {
-    if survey.is_complete() {
+fn dry_run(survey: &Survey, all: bool) -> Result<()> {
+    if survey.is_complete() && fuzzer_missing().is_empty() {
         println!("Nothing to do: {}.", survey.summary());
         return Ok(());
     }
@@ -165,6 +198,14 @@ fn dry_run(survey: &Survey) -> Result<()> {
         for step in plan::steps(part, survey, &apt)? {
             println!("{step}");
         }
+    }
+    let fuzzer = if all {
+        plan::fuzzer(true, true)
+    } else {
+        fuzzer_missing()
+    };
+    for step in fuzzer {
+        println!("{step}");
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Result, bail};
 
 use super::apt::Apt;
-use super::survey::{Survey, Tool};
+use super::survey::{FUZZER, FUZZER_COMPILER, Survey, Tool};
 use crate::build::env::clean;
 
 /// What is installed together. In this order: the compiler decides about the linker.
@@ -131,6 +131,30 @@ pub(crate) fn emulator(missing: &[&Tool]) -> Step {
         .collect();
     let packages = missing.iter().map(|tool| tool.package.to_owned()).collect();
     Step::apt("Emulator", why.join(", "), packages)
+}
+
+/// The commands that install what the fuzzer takes.
+pub(crate) fn fuzzer(compiler_missing: bool, fuzzer_missing: bool) -> Vec<Step> {
+    let compiler = || {
+        let Tool { package, why, .. } = FUZZER_COMPILER;
+        let packages = vec![package.to_owned()];
+        Step::apt("C++ compiler", format!("it {why}"), packages)
+    };
+    let fuzzer = || Step {
+        title: "cargo-fuzz",
+        why: format!("it {}", FUZZER.why),
+        needs_root: false,
+        program: "cargo",
+        env: Vec::new(),
+        args: ["install", "cargo-fuzz", "--locked"]
+            .map(str::to_owned)
+            .to_vec(),
+    };
+    let compiler = compiler_missing.then(compiler);
+    compiler
+        .into_iter()
+        .chain(fuzzer_missing.then(fuzzer))
+        .collect()
 }
 
 /// What to do without apt, or without root.
@@ -301,6 +325,18 @@ iptables:\n  Candidate: 1.8.9-2\ncontainernetworking-plugins:\n  Candidate: 1.1.
             "$ LLVM_PREFIX=/usr/lib/llvm-22 cargo install bpf-linker --locked --force \
              --no-default-features --features llvm-22"
         );
+    }
+
+    #[test]
+    fn the_fuzzer_gets_what_it_misses() {
+        let lines = |compiler, fuzzer_missing| {
+            let steps = fuzzer(compiler, fuzzer_missing);
+            steps.iter().map(Step::command_line).collect::<Vec<_>>()
+        };
+        assert!(lines(false, false).is_empty());
+        let all = lines(true, true);
+        assert!(all.len() == 2 && all[0].ends_with(" g++"), "{all:?}");
+        assert_eq!(all[1], "$ cargo install cargo-fuzz --locked");
     }
 
     #[test]

@@ -95,6 +95,21 @@ pub(crate) const EMULATOR: &[Tool] = &[
     },
 ];
 
+/// What the fuzzer takes beside: a subcommand of cargo, which is no package, and what it builds
+/// libFuzzer with.
+pub(crate) const FUZZER: Tool = Tool {
+    program: "cargo-fuzz",
+    package: "",
+    why: "sends frames that nobody thought of through the packet path",
+};
+
+/// See [`FUZZER`].
+pub(crate) const FUZZER_COMPILER: Tool = Tool {
+    program: "c++",
+    package: "g++",
+    why: "compiles libFuzzer",
+};
+
 impl Tool {
     /// Where it is, if it is.
     pub(crate) fn find(&self) -> Option<PathBuf> {
@@ -210,6 +225,14 @@ impl Survey {
                 Some(path) => path.display().to_string(),
                 None => format!("package {}; it {}", tool.package, tool.why),
             };
+            rows.push(line(tool.program, found.is_some(), &detail));
+        }
+        for tool in [&FUZZER_COMPILER, &FUZZER] {
+            let found = tool.find();
+            let detail = found.as_ref().map_or_else(
+                || format!("it {}", tool.why),
+                |path| path.display().to_string(),
+            );
             rows.push(line(tool.program, found.is_some(), &detail));
         }
         for &(name, there) in &self.components {

@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 
 use super::{Tier, scan};
+use crate::fuzz::{self, Budget};
 use crate::object;
 use crate::workspace::Workspace;
 
@@ -24,6 +25,8 @@ pub(crate) enum Step {
     Unfinished,
     /// A second build has nothing to do.
     NothingToRebuild,
+    /// The fuzzer finds nothing for a while.
+    Fuzz,
 }
 
 /// The steps of a tier, in order.
@@ -72,7 +75,11 @@ const UNIT: &[Step] = &[
         ],
     },
     Step::NothingToRebuild,
+    Step::Fuzz,
 ];
+
+/// How long the fuzzer looks, seconds.
+const FUZZ_SECONDS: u64 = 30;
 
 const LAB: &[Step] = &[Step::Cargo {
     env: &[],
@@ -103,6 +110,7 @@ impl Step {
             Self::ObjectStack => "the eBPF object's stack, as kernels before 6.8 count".to_owned(),
             Self::Unfinished => "no unfinished code, no ignored test".to_owned(),
             Self::NothingToRebuild => "a second build has nothing to do".to_owned(),
+            Self::Fuzz => format!("cargo xtask fuzz --seconds {FUZZ_SECONDS}"),
         }
     }
 
@@ -122,6 +130,16 @@ impl Step {
             Self::ObjectStack => object_stack(workspace),
             Self::Unfinished => unfinished(workspace),
             Self::NothingToRebuild => nothing_to_rebuild(workspace),
+            Self::Fuzz => {
+                let seconds = Some(FUZZ_SECONDS);
+                fuzz::look_for_failures(
+                    workspace,
+                    Budget {
+                        runs: None,
+                        seconds,
+                    },
+                )
+            }
         }
     }
 }
