@@ -7,7 +7,8 @@
 //!
 //! Start at [`pipeline`], one short function per hook. Then a [`stage`], say [`stage::flow`].
 //! [`mod@abi`] is the layout of the maps, shared with user space.
-
+//!
+#![doc = include_str!("netfilter.md")]
 #![no_std]
 #![deny(unsafe_code)]
 
