@@ -77,6 +77,7 @@ impl Traffic {
             }
         }
         self.neighbours(&mut all);
+        self.seldom(&mut all);
         for mark in [
             0,
             mark::TO_HOST,
