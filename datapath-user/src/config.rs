@@ -604,115 +604,73 @@ mod tests {
     }
 
     #[test]
+    fn room_for_fragments_is_a_power_of_two() {
+        let mut config = good();
+        for (size, usable) in [(512, false), (1024, true), (9000, false), (16_384, true)] {
+            config.max_fragments = size;
+            let error = config.validate().err().map(|error| error.to_string());
+            assert_eq!(error.is_none(), usable);
+            assert!(error.is_none_or(|text| text.contains("max_fragments")));
+        }
+    }
+
+    #[test]
+    fn what_becomes_of_early_fragments_is_a_word() {
+        let read = |text: &str| toml::from_str::<Config>(text);
+        let text = "bpffs = \"/run/x\"\nuplinks = [\"eth0\"]\n";
+        let config = read(text).unwrap();
+        assert_eq!(config.fragments, EarlyFragments::Drop);
+        let config = read(&format!("{text}fragments = \"stack\"")).unwrap();
+        assert_eq!(config.fragments, EarlyFragments::Stack);
+        assert!(read(&format!("{text}fragments = \"hold\"")).is_err());
+    }
+
+    /// A field, and what makes it unusable.
+    type Wrong = (&'static str, fn(&mut Config));
+
+    #[test]
     fn a_wrong_field_is_named() {
         assert!(good().validate().is_ok());
-        let bad: Vec<(&str, Config)> = vec![
-            (
-                "bpffs",
-                Config {
-                    bpffs: "x".into(),
-                    ..good()
-                },
-            ),
-            (
-                "uplinks",
-                Config {
-                    uplinks: vec![],
-                    ..good()
-                },
-            ),
-            (
-                "gateways",
-                Config {
-                    gateways: vec!["10.9.0.1".parse().unwrap()],
-                    ..good()
-                },
-            ),
-            (
-                "uplinks",
-                Config {
-                    uplinks: vec!["eth0".into(), "eth0".into()],
-                    ..good()
-                },
-            ),
-            (
-                "non_masquerade",
-                Config {
-                    non_masquerade: vec!["::ffff:10.0.0.0/104".parse().unwrap()],
-                    ..good()
-                },
-            ),
-            (
-                "non_masquerade_file",
-                Config {
-                    non_masquerade_file: Some("masq".into()),
-                    ..good()
-                },
-            ),
-            (
-                "pod_cidrs",
-                Config {
-                    pod_cidrs: vec!["10.244.1.7/24".parse().unwrap()],
-                    ..good()
-                },
-            ),
-            (
-                "max_flows",
-                Config {
-                    max_flows: 1000,
-                    ..good()
-                },
-            ),
-            (
-                "max_pending",
-                Config {
-                    max_pending: 0,
-                    ..good()
-                },
-            ),
-            (
-                "max_fragments",
-                Config {
-                    max_fragments: 9000,
-                    ..good()
-                },
-            ),
-            (
-                "event_ring_bytes",
-                Config {
-                    event_ring_bytes: 1000,
-                    ..good()
-                },
-            ),
-            (
-                "endpoint_share.pending_percent",
-                Config {
-                    endpoint_share: EndpointShare {
-                        pending_percent: 0,
-                        ..EndpointShare::default()
-                    },
-                    ..good()
-                },
-            ),
-            (
-                "nat_ports",
-                Config {
-                    nat_ports: PortRange { first: 9, last: 8 },
-                    ..good()
-                },
-            ),
-            (
-                "timeouts.tcp_closed_s",
-                Config {
-                    timeouts: Timeouts {
-                        tcp_closed_s: 0,
-                        ..Timeouts::default()
-                    },
-                    ..good()
-                },
-            ),
+        let bad: &[Wrong] = &[
+            ("bpffs", |config| config.bpffs = "x".into()),
+            ("uplinks", |config| config.uplinks = vec![]),
+            ("gateways", |config| {
+                config.gateways = vec!["10.9.0.1".parse().unwrap()];
+            }),
+            ("uplinks", |config| {
+                config.uplinks = vec!["eth0".into(), "eth0".into()];
+            }),
+            ("non_masquerade", |config| {
+                config.non_masquerade = vec!["::ffff:10.0.0.0/104".parse().unwrap()];
+            }),
+            ("non_masquerade_file", |config| {
+                config.non_masquerade_file = Some("masq".into());
+            }),
+            ("pod_cidrs", |config| {
+                config.pod_cidrs = vec!["10.244.1.7/24".parse().unwrap()];
+            }),
+            ("max_flows", |config| config.max_flows = 1000),
+            ("max_pending", |config| config.max_pending = 0),
+            ("event_ring_bytes", |config| config.event_ring_bytes = 1000),
+            ("endpoint_share.pending_percent", |config| {
+                config.endpoint_share = EndpointShare {
+                    pending_percent: 0,
+                    ..EndpointShare::default()
+                };
+            }),
+            ("nat_ports", |config| {
+                config.nat_ports = PortRange { first: 9, last: 8 }
+            }),
+            ("timeouts.tcp_closed_s", |config| {
+                config.timeouts = Timeouts {
+                    tcp_closed_s: 0,
+                    ..Timeouts::default()
+                };
+            }),
         ];
-        for (field, config) in bad {
+        for (field, change) in bad {
+            let mut config = good();
+            change(&mut config);
             let error = config.validate().unwrap_err();
             assert!(error.to_string().contains(field), "{error}");
         }

@@ -96,11 +96,8 @@ fn disordered(pieces: &[Arrival], how: u16) -> Vec<Arrival> {
         1 => pieces[1..].reverse(),
         // Each of them twice.
         2 => {
-            pieces = pieces
-                .iter()
-                .flat_map(|piece| [piece; 2])
-                .cloned()
-                .collect()
+            let twice = pieces.iter().flat_map(|piece| [piece; 2]);
+            pieces = twice.cloned().collect();
         }
         // Those with gaps between them first.
         3 => pieces[1..].sort_by_key(|piece| place(piece) / PIECE % 2),

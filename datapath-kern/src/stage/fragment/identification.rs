@@ -89,7 +89,6 @@ const fn candidate(family: Family, number: u32) -> [u8; 4] {
 fn take<E: Env>(env: &E, key: &FragmentKey, now_s: u32) -> bool {
     let until_s = now_s.wrapping_add(LIFETIME_S);
     match env.fragment_ids().insert(key, &until_s) {
-        Ok(()) => true,
         Err(InsertError::Exists) => {
             let taken = env.fragment_ids().update(key, |taken_s| {
                 let free = *taken_s <= now_s;
@@ -101,7 +100,7 @@ fn take<E: Env>(env: &E, key: &FragmentKey, now_s: u32) -> bool {
             taken == Some(true)
         }
         // Where there is no room, it is not known to be in use, which is the best that can be said.
-        Err(_) => true,
+        Ok(()) | Err(_) => true,
     }
 }
 
