@@ -196,7 +196,7 @@ fn instructions(template: &Template, order: Order) -> Vec<asm::Instruction> {
     code.extend([
         asm::remainder(0, number(template.flows)),
         asm::copy(port, 0),
-        asm::remainder(port, template.ports.into()),
+        asm::divide(port, template.destinations.into()),
         asm::add(port, template.first_port.into()),
         asm::network_16(port),
         asm::load_32(data, context, 0),
@@ -204,11 +204,11 @@ fn instructions(template: &Template, order: Order) -> Vec<asm::Instruction> {
         asm::copy(limit, data),
         asm::add(limit, length),
     ]);
-    let many = template.flows > template.ports.into();
+    let many = template.destinations > 1;
     if many {
         code.extend([
             asm::copy(address, 0),
-            asm::divide(address, template.ports.into()),
+            asm::remainder(address, template.destinations.into()),
             asm::add(address, template.first_address.into()),
             asm::network_16(address),
         ]);

@@ -34,8 +34,8 @@ pub enum Content {
     TcpSyn,
 }
 
-/// A frame that stands for several flows: flow `n` has the source port `n % ports` further than the
-/// first, and the destination `n / ports` further.
+/// A frame that stands for several flows: flow `n` has the destination `n % destinations` further
+/// than the first, and the source port `n / destinations` further.
 ///
 /// What makes up for the difference, so that one checksum is right for all of them, is in the first
 /// four bytes of a datagram's payload, or in the sequence number of TCP: the complements of the port
@@ -55,7 +55,7 @@ pub struct Template {
     pub(super) first_port: u16,
     pub(super) first_address: u16,
     pub(super) flows: u32,
-    pub(super) ports: u16,
+    pub(super) destinations: u16,
 }
 
 impl Template {
@@ -67,7 +67,7 @@ impl Template {
     /// As [`Template::new`].
     pub fn udp(from: Place, to: Place, flows: u16) -> Result<Self> {
         let flows = flows.clamp(1, u16::MAX - from.address.port());
-        Self::new(Content::Udp, from, to, flows.into(), flows)
+        Self::new(Content::Udp, from, to, flows.into(), 1)
     }
 
     /// Makes a segment that asks for a connection, SYN without options; `flows` as of
@@ -78,28 +78,28 @@ impl Template {
     /// As [`Template::new`].
     pub fn tcp_syn(from: Place, to: Place, flows: u16) -> Result<Self> {
         let flows = flows.clamp(1, u16::MAX - from.address.port());
-        Self::new(Content::TcpSyn, from, to, flows.into(), flows)
+        Self::new(Content::TcpSyn, from, to, flows.into(), 1)
     }
 
-    /// Makes the frame of the first of `flows` flows, which use `ports` source ports. `from` has the
-    /// first port, `to` the first destination.
+    /// Makes the frame of the first of `flows` flows, which go to `destinations` in turn. `from` has
+    /// the first port, `to` the first destination.
     ///
     /// # Errors
     ///
     /// [`Error::Invalid`] where the ends differ in family, or where ports or destinations would run
     /// over the last that there is: 65535, and that whose last 16 bits are ones.
-    pub fn new(content: Content, from: Place, to: Place, flows: u32, ports: u16) -> Result<Self> {
+    pub fn new(content: Content, from: Place, to: Place, flows: u32, destinations: u16) -> Result<Self> {
         let first_port = from.address.port();
         let first_address = last_bits(to.address.ip());
-        let last = flows.saturating_sub(1).checked_div(ports.into());
-        let last_address = last.and_then(|last| last.checked_add(first_address.into()));
-        if first_port.checked_add(ports).is_none()
-            || last_address.is_none_or(|last| last > u16::MAX.into())
+        let last = flows.saturating_sub(1).checked_div(destinations.into());
+        let last_port = last.and_then(|last| last.checked_add(first_port.into()));
+        if first_address.checked_add(destinations).is_none()
+            || last_port.is_none_or(|last| last > u16::MAX.into())
         {
             return Err(Error::Invalid {
                 what: "flows of a template",
                 value: format!(
-                    "{flows} of {ports} ports from {} to {}",
+                    "{flows} from {} to {destinations} from {} on",
                     from.address, to.address
                 ),
                 rule: "ports end at 65535, and destinations where their last 16 bits do",
@@ -121,7 +121,7 @@ impl Template {
             first_port,
             first_address,
             flows: flows.max(1),
-            ports,
+            destinations,
             bytes,
         })
     }
@@ -170,7 +170,9 @@ impl Template {
 
     /// The source ports of its flows.
     pub fn ports(&self) -> impl Iterator<Item = u16> + use<> {
-        self.first_port..self.first_port + self.ports
+        let ports = self.flows.div_ceil(self.destinations.into());
+        let ports = u16::try_from(ports).unwrap_or(u16::MAX);
+        self.first_port..self.first_port.saturating_add(ports)
     }
 
     pub(super) fn is_v4(&self) -> bool {
@@ -316,7 +318,7 @@ mod tests {
             [Content::ShortUdp, Content::Udp, Content::TcpSyn].map(|content| (v6, content))
         }) {
             let (from, to) = ends(v6);
-            let template = Template::new(content, from, to, 300, 3).unwrap();
+            let template = Template::new(content, from, to, 300, 100).unwrap();
             assert_eq!(
                 template.ports().collect::<Vec<_>>(),
                 [20_000, 20_001, 20_002]
@@ -361,10 +363,12 @@ mod tests {
     #[test]
     fn flows_that_would_run_over_the_end_are_refused() {
         let (from, to) = ends(false);
-        let make = |flows, ports| Template::new(Content::Udp, from, to, flows, ports);
-        make(1_048_576, 4096).unwrap();
-        for (flows, ports) in [(1, 45_536), (65_535 * 3, 3), (10, 0)] {
-            let error = make(flows, ports).unwrap_err().to_string();
+        let make = |flows, destinations| {
+            Template::new(Content::Udp, from, to, flows, destinations)
+        };
+        make(1_048_576, 64).unwrap();
+        for (flows, destinations) in [(45_537, 1), (1, 65_535), (10, 0)] {
+            let error = make(flows, destinations).unwrap_err().to_string();
             assert!(error.contains("flows of a template"), "{error}");
         }
         let (from_v6, _) = ends(true);

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use datapath_kern::stage::nat::PROBES;
+use datapath_kern::stage::ports::{OPEN_PROBES, RESERVE_PROBES};
 use serde_json::json;
 
 use super::{
@@ -145,8 +145,8 @@ pub(super) const NOT_BEGUN: Error = Error::Incomplete {
 fn portless_at_most(flows: Flows) -> f64 {
     let (first, last) = (1024, 65_535);
     let ports = f64::from(last - first);
-    let probes = i32::try_from(PROBES).unwrap_or(i32::MAX);
-    let missing = (u32::from(flows.ports)..flows.count)
+    let probes = i32::try_from(OPEN_PROBES + RESERVE_PROBES).unwrap_or(i32::MAX);
+    let missing = (flows.of_pod(0)..flows.count)
         .map(|taken| (f64::from(taken) / ports).min(1.0).powi(probes));
     let expected: f64 = missing.sum();
     expected + 4.0 * expected.sqrt() + 1.0

@@ -19,7 +19,7 @@ use datapath_conformance::{
     },
 };
 use datapath_kern::verdict::DropReason;
-use datapath_user::{PodDevice, Timeouts};
+use datapath_user::{EndpointShare, PodDevice, Timeouts};
 use ipnet::IpNet;
 
 use super::{
@@ -66,8 +66,8 @@ pub(super) struct Flows {
     pub(super) content: Content,
     /// How many, of all pods together.
     pub(super) count: u32,
-    /// Source ports that a pod uses to each destination.
-    pub(super) ports: u16,
+    /// How many destinations they go to, in turn.
+    pub(super) destinations: u16,
     pub(super) first_port: u16,
     /// How many pods have some.
     pub(super) pods: u8,
@@ -76,13 +76,13 @@ pub(super) struct Flows {
 }
 
 impl Flows {
-    /// Flows of UDP, of few ports to one destination after the other. With more flows come further
-    /// ones; the first stay the same.
+    /// Flows of UDP, each pod's to 64 destinations in turn. With more flows come further ones; the
+    /// first stay the same.
     pub(super) const fn of_udp(count: u32) -> Self {
         Self {
             content: Content::ShortUdp,
             count,
-            ports: 4096,
+            destinations: 64,
             first_port: FIRST_PORT,
             pods: PODS,
             first_destination: 1,
@@ -98,16 +98,15 @@ impl Flows {
     }
 
     /// Flows of UDP, all to one destination.
-    pub(super) fn to_one_destination(count: u32) -> Self {
-        let ports = count.div_ceil(u32::from(PODS));
+    pub(super) const fn to_one_destination(count: u32) -> Self {
         Self {
-            ports: u16::try_from(ports).unwrap_or(u16::MAX),
+            destinations: 1,
             ..Self::of_udp(count)
         }
     }
 
     /// How many are those of a pod, counted from 0.
-    fn of_pod(&self, pod: u8) -> u32 {
+    pub(super) fn of_pod(&self, pod: u8) -> u32 {
         if pod >= self.pods {
             return 0;
         }
@@ -202,6 +201,11 @@ impl Lab {
                     config.max_pending = config.max_pending.max(entries.saturating_mul(2));
                 }
                 config.pod_device = PodDevice::Veth;
+                // Four pods are no crowd that would have to be kept from each other.
+                config.endpoint_share = EndpointShare {
+                    established_percent: 100,
+                    pending_percent: 100,
+                };
                 config.timeouts = Timeouts {
                     other_established_s: LONG_S,
                     other_pending_s: shape.pending_s,
@@ -491,7 +495,7 @@ impl Lab {
         let destination = Ipv4Addr::new(first, second, third, fourth);
         let to = place(of.gateway, destination.into(), PORT);
         let count = flows.of_pod(pod).max(1);
-        Template::new(flows.content, from, to, count, flows.ports)
+        Template::new(flows.content, from, to, count, flows.destinations)
     }
 
     fn expect(&self, flows: Flows, found: u64) -> Result<()> {
