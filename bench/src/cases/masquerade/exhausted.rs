@@ -20,8 +20,8 @@ use crate::{
 pub(super) const RANGE: (u16, u16) = (50_000, 54_095);
 const PORTS: u16 = RANGE.1 - RANGE.0 + 1;
 
-/// Packets of flows that are refused, as every port is taken, against those of the flows that took
-/// them.
+/// Packets of flows that are refused, as every port to their destination is taken, against those of
+/// established flows to another one.
 #[derive(Debug)]
 pub(super) struct Exhausted {
     site: Site,
@@ -45,19 +45,30 @@ impl Exhausted {
         }
     }
 
-    /// One pod's flows, which keep the ports that they have: all that there are.
-    fn holders() -> Flows {
+    /// Flows that are forwarded, to other destinations than the rest: there are ports for all.
+    fn forwarded() -> Flows {
+        Flows::of_others(u32::from(PORTS / 4))
+    }
+
+    /// Flows of all pods that compete for the ports to one destination, until all are taken.
+    fn competitors() -> Flows {
+        Flows::to_one_destination(u32::from(PORTS) * u32::from(PODS))
+    }
+
+    /// Others that come too late.
+    fn latecomers() -> Flows {
         Flows {
-            ports: PORTS,
-            first_port: RANGE.0,
-            pods: 1,
-            ..Flows::of_udp(u32::from(PORTS))
+            first_port: 30_000,
+            ..Self::competitors()
         }
     }
 
-    /// Other flows to the same destination.
-    fn latecomers() -> Flows {
-        Flows::of_udp(u32::from(PORTS) * u32::from(PODS))
+    /// Everything that is established.
+    fn all() -> Flows {
+        Flows {
+            count: u32::from(PORTS) + Self::forwarded().count,
+            ..Self::forwarded()
+        }
     }
 
     fn entry(packets: &'static str) -> Entry {
@@ -89,10 +100,11 @@ impl Contest for Exhausted {
 
     fn begin(&mut self, machine: &mut Machine) -> Result<()> {
         let lab = self.site.lab(machine)?;
-        lab.establish(Self::holders())?;
+        lab.establish(Self::forwarded())?;
+        lab.fill(Self::competitors(), Self::all().count)?;
         self.ready = Some(Ready {
             refused: lab.generators(Self::latecomers(), Order::Random)?,
-            forwarded: lab.generators(Self::holders(), Order::Random)?,
+            forwarded: lab.generators(Self::forwarded(), Order::Random)?,
             lab,
         });
         Ok(())
@@ -109,7 +121,7 @@ impl Contest for Exhausted {
             Side::Ours => lab.send(refused, self.packets, || lab.refused())?.sample(),
             Side::Theirs => lab.send(forwarded, self.packets, || lab.taken())?.sample(),
         };
-        lab.check(Self::holders())?;
+        lab.check(Self::all())?;
         if side == Side::Ours && lab.taken()? != taken {
             sample.flaw = Some("packets that there is no port for were forwarded");
         }

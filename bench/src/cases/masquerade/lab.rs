@@ -69,8 +69,6 @@ pub(super) struct Flows {
     /// How many destinations they go to, in turn.
     pub(super) destinations: u16,
     pub(super) first_port: u16,
-    /// How many pods have some.
-    pub(super) pods: u8,
     /// Last 16 bits of the first destination.
     pub(super) first_destination: u16,
 }
@@ -84,7 +82,6 @@ impl Flows {
             count,
             destinations: 64,
             first_port: FIRST_PORT,
-            pods: PODS,
             first_destination: 1,
         }
     }
@@ -107,10 +104,7 @@ impl Flows {
 
     /// How many are those of a pod, counted from 0.
     pub(super) fn of_pod(&self, pod: u8) -> u32 {
-        if pod >= self.pods {
-            return 0;
-        }
-        share(self.count, u32::from(pod), u32::from(self.pods))
+        share(self.count, u32::from(pod), u32::from(PODS))
     }
 }
 
@@ -297,6 +291,25 @@ impl Lab {
         Ok(u32::try_from(wanted.saturating_sub(found)).unwrap_or(u32::MAX))
     }
 
+    /// Opens as many of these flows as there are ports for, each with its reply, beside others that
+    /// are established; makes sure that it ends with `wanted` established flows.
+    pub(super) fn fill(&self, flows: Flows, wanted: u32) -> Result<()> {
+        const TRIES: usize = 30;
+
+        let all = Flows {
+            count: wanted,
+            ..flows
+        };
+        for _ in 0..TRIES {
+            self.open(flows)?;
+            if self.tracked().established()? >= Some(wanted.into()) {
+                break;
+            }
+        }
+        self.catch(flows)?;
+        self.check(all)
+    }
+
     /// Sends the first packets of flows that nobody answers, and makes sure that they are there and not established.
     pub(super) fn begin_unanswered(&self, flows: Flows) -> Result<()> {
         if self.shape.variant.has_conntrack() {
@@ -403,8 +416,8 @@ impl Lab {
     /// How many frames ours has refused so far for want of a port.
     pub(super) fn refused(&self) -> Result<u64> {
         let drops = self.rig.drops(1)?;
-        let label = DropReason::NatExhausted.label();
-        Ok(drops.get(label).copied().unwrap_or_default())
+        let reasons = [DropReason::NatExhausted, DropReason::NatShare].into_iter();
+        Ok(reasons.filter_map(|reason| drops.get(reason.label())).sum())
     }
 
     /// Has every flow forgotten that time has run out for, or that netfilter has.
