@@ -166,7 +166,7 @@ fn all_settings() -> Outcomes {
         config.identity_from_vni = 0;
         config.tcp_loose = 0;
         config.nat_port_min = 40_000;
-        config.nat_port_max = 40_015;
+        config.nat_port_max = 40_063;
         config.fragments_per_end = 8;
     };
     let native = |config: &mut Config| {

@@ -17,6 +17,13 @@ const EACH: u16 = 40;
 impl Traffic {
     pub(crate) fn seldom(&self, all: &mut Vec<Arrival>) {
         for family in FAMILIES {
+            // More flows to one destination than one pod may have where others are to have some.
+            for port in 0..4 * EACH {
+                let pod = if family == Family::V4 { 3 } else { 4 };
+                let own = plan::pod(NODE, pod, family);
+                let tuple = Tuple::new(own, outside(family), L4::Udp(47_000 + port, 55));
+                all.push(self.by(By::Pod(pod), &tuple));
+            }
             for number in 0..EACH {
                 self.seldom_of_pod(all, family, number);
             }
@@ -57,6 +64,27 @@ impl Traffic {
         };
         frame[at] = icmp;
         all.push(self.of_pod(frame));
+        // Authenticated as it is (RFC 4302): not to be translated.
+        if family == Family::V4 {
+            let tuple = Tuple::new(own, outside(family), L4::Udp(port, 53));
+            let mut frame = self.by(By::Pod(1), &tuple).frame;
+            frame[23] = 51;
+            all.push(self.of_pod(frame));
+        }
+        // More flows to one destination than there are ports, of all pods.
+        for pod in 1..=4 {
+            let own = plan::pod(NODE, pod, family);
+            let tuple = Tuple::new(own, outside(family), L4::Udp(port, 54));
+            all.push(self.by(By::Pod(pod), &tuple));
+        }
+        // Fragments that a TCP header does not fit into.
+        let tuple = Tuple::new(own, other, L4::Tcp(port, 81, SYN));
+        let whole = self.by(By::Pod(1), &tuple);
+        let pieces = fragments::cut(&whole.frame, 8, 2000 + number);
+        all.extend(pieces.into_iter().map(|frame| Arrival {
+            frame,
+            ..whole.clone()
+        }));
         // What only routers say.
         let kind = [134, 137][usize::from(number % 2)];
         let mut body = [0; 16];
