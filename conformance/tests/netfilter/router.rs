@@ -1,7 +1,12 @@
 //! netfilter: a router in a namespace of its own that masquerades what comes from inside, lets
 //! through what belongs to a connection, and drops the rest.
 
-use std::{io::Write, net::IpAddr, process::Stdio, time::Duration};
+use std::{
+    io::Write,
+    net::IpAddr,
+    process::Stdio,
+    time::{Duration, Instant},
+};
 
 use datapath_conformance::{
     frame::{Direction, Frame},
@@ -53,8 +58,11 @@ const SYSCTLS: [(&str, &str); 9] = [
 /// A pod of which only [`Router::marker`] comes.
 const MARKER_POD: u8 = 200;
 const MARKER_PORT: u16 = 9;
+const MARKER: &[u8] = b"marker";
 /// How long a frame may take on a machine that does other things, too.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long to wait before a frame is sent again that may have been dropped.
+const MOMENT: Duration = Duration::from_millis(50);
 
 /// The router, and the far ends of its two links.
 pub(crate) struct Router {
@@ -117,11 +125,26 @@ impl Router {
         for (key, value) in &SYSCTLS[6..] {
             namespace.set_sysctl(key, value).or_panic();
         }
-        Self {
+        let mut router = Self {
             inside: RawPort::open(&namespace, "in1").or_panic(),
             outside: RawPort::open(&namespace, "up1").or_panic(),
             marker: marker(),
             _namespace: namespace,
+        };
+        router.wait_for_links();
+        router
+    }
+
+    /// Waits until frames cross in both directions: the kernel drops what is sent by an interface
+    /// until it has dealt with its carrier, some time after it was switched on.
+    fn wait_for_links(&mut self) {
+        let left = cross(&mut self.inside, &self.marker, &mut self.outside);
+        let (node, router) = (plan::node_mac(1), plan::node_mac(plan::ROUTER));
+        let answer = answer_to(&left, router, node);
+        cross(&mut self.outside, &answer, &mut self.inside);
+        // What came late is nobody's answer to anything.
+        for port in [&mut self.inside, &mut self.outside] {
+            while port.receive(MOMENT, came_in).or_panic().is_some() {}
         }
     }
 
@@ -153,6 +176,35 @@ impl Router {
     }
 }
 
+/// Sends a frame by one end until it comes out at the other; what came out.
+fn cross(from: &mut RawPort, frame: &[u8], to: &mut RawPort) -> Vec<u8> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        from.send(frame).or_panic();
+        let out = to.receive(MOMENT, |frame| {
+            came_in(frame) && frame.bytes.ends_with(MARKER)
+        });
+        if let Some(out) = out.or_panic() {
+            return out.bytes;
+        }
+        assert!(
+            Instant::now() < deadline,
+            "the router's links do not come up"
+        );
+    }
+}
+
+/// The answer to a UDP packet over IPv4.
+fn answer_to(packet: &[u8], from: Mac, to: Mac) -> Vec<u8> {
+    let mut answer = [&to[..], &from[..], &packet[12..]].concat();
+    // A checksum is a sum: it is the same for the ends the other way round.
+    for (at, length) in [(26, 4), (34, 2)] {
+        let (front, back) = answer[at..at + 2 * length].split_at_mut(length);
+        front.swap_with_slice(back);
+    }
+    answer
+}
+
 /// Whether the frame came out of the router by this end: what goes in is seen too.
 fn came_in(frame: &Frame) -> bool {
     frame.direction == Direction::In && is_ip(&frame.bytes)
@@ -169,13 +221,13 @@ fn marker() -> Vec<u8> {
     PacketBuilder::ethernet2(plan::pod_mac(1, MARKER_POD), plan::gateway_mac(1))
         .ipv4(source, destination, 64)
         .udp(MARKER_PORT, MARKER_PORT)
-        .write(&mut bytes, b"marker")
+        .write(&mut bytes, MARKER)
         .unwrap();
     bytes
 }
 
 fn is_marker(frame: &[u8]) -> bool {
-    frame.ends_with(b"marker") && frames::addresses(frame).1 == plan::node(plan::ROUTER, Family::V4)
+    frame.ends_with(MARKER) && frames::addresses(frame).1 == plan::node(plan::ROUTER, Family::V4)
 }
 
 fn load(namespace: &Namespace) {
