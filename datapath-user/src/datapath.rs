@@ -17,7 +17,10 @@ use crate::config::Config;
 use crate::endpoint::{EndpointSpec, EndpointView};
 use crate::error::Error;
 use crate::events::{self, Events, Reader, UntoldView};
-use crate::flows::{self, FlowView, SweepReport};
+use crate::flows::{
+    self, FlowFilter, FlowFollower, FlowList, FlowOrder, FlowView, FlushReport, Names, SweepReport,
+};
+use crate::maps::Maps;
 use crate::masquerade::file::is_mapped;
 use crate::masquerade::watch::FileWatch;
 use crate::metrics::{self, MetricView};
@@ -220,6 +223,59 @@ impl Datapath {
         })
     }
 
+    /// Lists the flows that fit, both directions of each as one.
+    ///
+    /// The tables are read as the listing is, by handles of its own: nothing waits for it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchEnd`] for a filter that names who is not there, [`Error::Invalid`] for an
+    /// order that is none, [`Error::Map`].
+    pub fn list_flows(&self, filter: &FlowFilter, order: FlowOrder) -> Result<FlowList, Error> {
+        let (maps, names) = self.flow_tables()?;
+        FlowList::new(maps, names, filter.clone(), order)
+    }
+
+    /// Follows the flows that fit: [`FlowFollower::look`] tells what has changed since the last
+    /// look, the first of which this is.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchEnd`], [`Error::Map`].
+    pub fn follow_flows(&self, filter: &FlowFilter) -> Result<FlowFollower, Error> {
+        FlowFollower::new(Arc::clone(&self.node), filter.clone())
+    }
+
+    /// Removes the flows that fit, both halves of each, and no other; the default filter fits all.
+    ///
+    /// The next packet of such a flow is judged as that of a new one: by the policy of now, and with
+    /// a new port where it is masqueraded. Nothing waits for this, packets least of all; one that
+    /// comes meanwhile may begin its flow again at once.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchEnd`], [`Error::Map`].
+    pub fn flush(&self, filter: &FlowFilter) -> Result<FlushReport, Error> {
+        let (maps, names) = self.flow_tables()?;
+        flows::flush(maps, &names, filter, false)
+    }
+
+    /// Tells what [`Datapath::flush`] would do, and removes nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`Datapath::flush`].
+    pub fn flush_dry(&self, filter: &FlowFilter) -> Result<FlushReport, Error> {
+        let (maps, names) = self.flow_tables()?;
+        flows::flush(maps, &names, filter, true)
+    }
+
+    /// Handles of the tables, and names for what is in them.
+    fn flow_tables(&self) -> Result<(Maps, Names), Error> {
+        let (directory, names) = self.with(|node| Ok((node.map_pins(), Names::of(node))))?;
+        Ok((Maps::open(&directory)?, names))
+    }
+
     /// Removes flows whose time is up. To be called every few seconds.
     ///
     /// # Errors
@@ -353,12 +409,7 @@ impl Datapath {
     }
 
     fn with<R>(&self, act: impl FnOnce(&mut Node) -> Result<R, Error>) -> Result<R, Error> {
-        let mut node = self.lock();
-        let closed = || Error::NotFound {
-            what: "datapath",
-            name: "closed".into(),
-        };
-        act(node.as_mut().ok_or_else(closed)?)
+        locked(&self.node, act)
     }
 
     fn peek<R: Default>(&self, look: impl FnOnce(&Node) -> R) -> R {
@@ -379,6 +430,19 @@ impl Drop for Datapath {
             tracing::warn!(error = &error as &dyn std::error::Error, "left behind");
         }
     }
+}
+
+/// Acts on a node, unless it is closed.
+pub(crate) fn locked<R>(
+    node: &Mutex<Option<Node>>,
+    act: impl FnOnce(&mut Node) -> Result<R, Error>,
+) -> Result<R, Error> {
+    let mut node = node.lock().unwrap_or_else(PoisonError::into_inner);
+    let closed = || Error::NotFound {
+        what: "datapath",
+        name: "closed".into(),
+    };
+    act(node.as_mut().ok_or_else(closed)?)
 }
 
 impl Node {

@@ -305,6 +305,16 @@ pub enum Error {
         /// Its name.
         name: String,
     },
+    /// There is no end of flows by that name.
+    #[error("no {what} {name:?}: {remedy}")]
+    NoSuchEnd {
+        /// What it would have to be.
+        what: &'static str,
+        /// The name.
+        name: String,
+        /// Where those are listed that there are.
+        remedy: &'static str,
+    },
     /// An address belongs to someone else.
     #[error("address {address} belongs to {owner} already")]
     AddressInUse {

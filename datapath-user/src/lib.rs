@@ -85,7 +85,12 @@ pub use datapath::Datapath;
 pub use endpoint::{EndpointSpec, EndpointView};
 pub use error::Error;
 pub use events::{EndKind, EventEnd, EventView, Events, TunnelView, UntoldView, drop_reasons};
-pub use flows::{FlowView, NatView, SweepReport};
+pub use flows::{
+    EndFilter, FlowChange, FlowEnd, FlowFamily, FlowFilter, FlowFollower, FlowFormat, FlowHalf,
+    FlowList, FlowNat, FlowOrder, FlowPair, FlowSort, FlowState, FlowTableName, FlowTurn,
+    FlowVerdict, FlowView, FlowWay, FlushReport, NatKind, NatView, Protocol, States, SweepReport,
+    Who,
+};
 pub use masquerade::{
     Listed, ListedBy, Masquerade, MasqueradeRule, NonMasquerade, NonMasqueradeView, UplinkSpec,
 };
