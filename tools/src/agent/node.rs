@@ -17,8 +17,9 @@ use super::{
 };
 use crate::{
     api::{
-        Addresses, Agent, EndpointSpec, EndpointView, Failure, Feed, FlowView, Kind, MetricView,
-        Node, PeerSpec, PeerView, Status, Tallies, UntoldView,
+        Addresses, Agent, EndpointSpec, EndpointView, Failure, Feed, FlowFilter, FlowOrder,
+        FlowView, FlushReport, FlushRequest, Kind, MetricView, Node, PeerSpec, PeerView, Source,
+        Status, Tallies, UntoldView,
     },
     error::{Error, Result},
 };
@@ -281,7 +282,37 @@ impl Node for LocalNode {
         Ok(removed?)
     }
 
-    fn flows(&self) -> Result<Vec<FlowView>, Failure> {
+    fn list_flows(
+        &self,
+        filter: &FlowFilter,
+        order: FlowOrder,
+    ) -> Result<Box<dyn Source>, Failure> {
+        Ok(Box::new(self.datapath.list_flows(filter, order)?))
+    }
+
+    fn count_flows(&self, filter: &FlowFilter) -> Result<usize, Failure> {
+        let list = self.datapath.list_flows(filter, FlowOrder::default())?;
+        Ok(list.count()?)
+    }
+
+    fn follow_flows(&self, filter: &FlowFilter) -> Result<Box<dyn Source>, Failure> {
+        Ok(Box::new(self.datapath.follow_flows(filter)?))
+    }
+
+    fn flush_flows(&self, request: &FlushRequest) -> Result<FlushReport, Failure> {
+        let FlushRequest {
+            filter, dry_run, ..
+        } = request;
+        if *dry_run {
+            return Ok(self.datapath.flush_dry(filter)?);
+        }
+        let report = self.datapath.flush(filter)?;
+        let (flows, removed) = (report.flows, report.removed);
+        tracing::info!(?filter, flows, entries = removed, "flows flushed");
+        Ok(report)
+    }
+
+    fn flow_halves(&self) -> Result<Vec<FlowView>, Failure> {
         Ok(self.datapath.flows()?)
     }
 
@@ -373,7 +404,7 @@ impl From<DatapathError> for Failure {
     fn from(error: DatapathError) -> Self {
         let kind = match &error {
             DatapathError::Setting { .. } | DatapathError::Invalid { .. } => Kind::Invalid,
-            DatapathError::NotFound { .. } => Kind::Missing,
+            DatapathError::NotFound { .. } | DatapathError::NoSuchEnd { .. } => Kind::Missing,
             DatapathError::Exists { .. } | DatapathError::AddressInUse { .. } => Kind::Conflict,
             DatapathError::Full { .. } => Kind::Exhausted,
             _ => Kind::Internal,

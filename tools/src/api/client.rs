@@ -13,8 +13,9 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::{net::UnixStream, runtime, time};
 
 use super::{
-    Addresses, EndpointSpec, EndpointView, EventQuery, EventStream, Failure, FlowView, Kind,
-    MetricView, PeerSpec, PeerView, Status, UntoldView,
+    Addresses, ChangeStream, EndpointSpec, EndpointView, EventQuery, EventStream, Failure,
+    FlowCount, FlowFilter, FlowOrder, FlowPace, FlowStream, FlowView, FlushReport, FlushRequest,
+    Kind, MetricView, PeerSpec, PeerView, Status, UntoldView,
 };
 use crate::error::{Error, Result};
 
@@ -111,13 +112,60 @@ impl Client {
         self.delete("/v1/endpoints", id)
     }
 
-    /// Returns the entries of the flow tables, both directions.
+    /// Begins to list the flows that fit.
     ///
     /// # Errors
     ///
     /// As [`Client::health`].
-    pub fn flows(&self) -> Result<Vec<FlowView>> {
-        self.get("/v1/flows")
+    pub fn flows(&self, filter: &FlowFilter, order: FlowOrder) -> Result<FlowStream> {
+        let path = query("/v1/flows", &[&self.encode(filter)?, &self.encode(&order)?]);
+        FlowStream::open(self, &path)
+    }
+
+    /// Returns how many flows fit.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::health`].
+    pub fn count_flows(&self, filter: &FlowFilter) -> Result<FlowCount> {
+        self.get(&query("/v1/flows/count", &[&self.encode(filter)?]))
+    }
+
+    /// Follows the flows that fit. The agent looks at its tables once in this interval, in
+    /// milliseconds; without one, once a second.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::health`].
+    pub fn follow_flows(
+        &self,
+        filter: &FlowFilter,
+        interval_ms: Option<u64>,
+    ) -> Result<ChangeStream> {
+        let pace = FlowPace { interval_ms };
+        let path = query(
+            "/v1/flows/changes",
+            &[&self.encode(filter)?, &self.encode(&pace)?],
+        );
+        ChangeStream::open(self, &path)
+    }
+
+    /// Removes flows, or counts those that it would remove.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::health`].
+    pub fn flush_flows(&self, request: &FlushRequest) -> Result<FlushReport> {
+        self.send(&Method::POST, "/v1/flows/flush", request)
+    }
+
+    /// Returns the entries of the flow tables as they are, each direction of a flow on its own.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::health`].
+    pub fn flow_halves(&self) -> Result<Vec<FlowView>> {
+        self.get("/v1/flows/halves")
     }
 
     /// Returns the counters that are not zero.
@@ -134,10 +182,8 @@ impl Client {
     /// # Errors
     ///
     /// As [`Client::health`].
-    pub fn events(&self, query: &EventQuery) -> Result<EventStream> {
-        let broken = |source| self.broken(&Method::GET, "/v1/events", source);
-        let query = serde_urlencoded::to_string(query).map_err(broken)?;
-        EventStream::open(self, &format!("/v1/events?{query}"))
+    pub fn events(&self, wanted: &EventQuery) -> Result<EventStream> {
+        EventStream::open(self, &query("/v1/events", &[&self.encode(wanted)?]))
     }
 
     /// Returns how many events were not told, by drop reason.
@@ -183,6 +229,12 @@ impl Client {
     /// As [`Client::health`].
     pub fn addresses(&self) -> Result<Addresses> {
         self.get("/v1/ipam")
+    }
+
+    /// Encodes parameters for behind the `?`.
+    fn encode(&self, parameters: &impl Serialize) -> Result<String> {
+        serde_urlencoded::to_string(parameters)
+            .map_err(|source| self.broken(&Method::GET, "a query", source))
     }
 
     fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
@@ -273,6 +325,17 @@ impl Client {
             source: Box::new(source),
         }
     }
+}
+
+/// A path with parameters, those that are there.
+fn query(path: &str, parameters: &[&str]) -> String {
+    let given: Vec<_> = parameters.iter().filter(|part| !part.is_empty()).collect();
+    let mut whole = path.to_owned();
+    for (index, part) in given.into_iter().enumerate() {
+        whole.push(if index == 0 { '?' } else { '&' });
+        whole.push_str(part);
+    }
+    whole
 }
 
 fn read<T: DeserializeOwned>(method: &Method, path: &str, body: &[u8]) -> Result<T> {

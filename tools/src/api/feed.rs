@@ -9,7 +9,10 @@ use std::{
 use datapath_user::{EventEnd, EventView};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::sync::{
+    broadcast::{self, error::RecvError},
+    watch,
+};
 
 /// How many items are kept for those who ask later.
 pub const KEPT: usize = 1024;
@@ -132,6 +135,8 @@ struct Inner {
     kept: VecDeque<Arc<Item>>,
     /// None once it is closed.
     live: Option<broadcast::Sender<Arc<Item>>>,
+    /// Goes with `live`.
+    open: Option<watch::Sender<()>>,
 }
 
 impl Default for Feed {
@@ -139,6 +144,7 @@ impl Default for Feed {
         Self(Mutex::new(Inner {
             kept: VecDeque::with_capacity(KEPT),
             live: Some(broadcast::Sender::new(QUEUE)),
+            open: Some(watch::Sender::new(())),
         }))
     }
 }
@@ -162,7 +168,19 @@ impl Feed {
 
     /// Ends every stream once it has been read to its end.
     pub fn close(&self) {
-        self.lock().live = None;
+        let mut inner = self.lock();
+        inner.live = None;
+        inner.open = None;
+    }
+
+    /// Waits until it is closed.
+    pub fn ended(&self) -> impl Future<Output = ()> + Send + use<> {
+        let open = self.lock().open.as_ref().map(watch::Sender::subscribe);
+        async move {
+            if let Some(mut open) = open {
+                while open.changed().await.is_ok() {}
+            }
+        }
     }
 
     /// Begins a stream.

@@ -6,7 +6,11 @@
 //! | `GET /v1/endpoints` | | list of [`EndpointView`] |
 //! | `POST /v1/endpoints` | [`EndpointSpec`] | 201, [`EndpointView`] |
 //! | `DELETE /v1/endpoints/{id}` | | 204 |
-//! | `GET /v1/flows` | | list of [`FlowView`] |
+//! | `GET /v1/flows` | | [`FlowPair`]s, a line each: see [`FlowFilter`] and [`FlowOrder`] for what follows `?` |
+//! | `GET /v1/flows/count` | | [`FlowCount`], of those that fit a [`FlowFilter`] |
+//! | `GET /v1/flows/changes` | | [`FlowChange`]s, a line each, as they come: [`FlowFilter`] and [`FlowPace`] |
+//! | `POST /v1/flows/flush` | [`FlushRequest`] | [`FlushReport`] |
+//! | `GET /v1/flows/halves` | | list of [`FlowView`], each direction on its own |
 //! | `GET /v1/metrics` | | list of [`MetricView`] |
 //! | `GET /v1/events` | | [`Item`]s, a line each, as they come: see [`EventQuery`] for what follows `?` |
 //! | `GET /v1/events/untold` | | list of [`UntoldView`] |
@@ -22,6 +26,8 @@
 mod client;
 mod failure;
 mod feed;
+mod flows;
+mod lines;
 mod openmetrics;
 #[cfg(test)]
 pub(crate) mod sample;
@@ -33,14 +39,16 @@ mod view;
 pub use client::Client;
 pub use failure::{Failure, Kind};
 pub use feed::{EventQuery, Feed, Item, KEPT, QUEUE, Subscription, Untold, Why};
+pub use flows::{FlowCount, FlowPace, FlushRequest, Source};
 pub use server::{router, serve};
 pub use socket::{DEFAULT_SOCKET, Socket};
-pub use stream::EventStream;
+pub use stream::{ChangeStream, EventStream, FlowStream};
 pub use view::{Addresses, Agent, Status};
 
 pub use datapath_user::{
-    EndKind, EndpointSpec, EndpointView, EventEnd, EventView, FlowView, MetricView, PeerSpec,
-    PeerView, RemotePod, TableTally, TableUse, Tallies, TunnelView, UntoldView,
+    EndKind, EndpointSpec, EndpointView, EventEnd, EventView, FlowChange, FlowFilter, FlowOrder,
+    FlowPair, FlowView, FlushReport, MetricView, PeerSpec, PeerView, RemotePod, TableTally,
+    TableUse, Tallies, TunnelView, UntoldView,
 };
 
 /// What the API is about: a node with a datapath.
@@ -76,12 +84,44 @@ pub trait Node: Send + Sync + 'static {
     /// [`Kind::Missing`] if there is none of this name.
     fn remove_endpoint(&self, id: &str) -> Result<(), Failure>;
 
-    /// Returns the entries of the flow tables, both directions.
+    /// Begins to list the flows that fit: lines of [`FlowPair`].
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Invalid`] for an order that is none, [`Kind::Missing`] where the filter names who is
+    /// not there, [`Kind::Internal`] when maps cannot be read.
+    fn list_flows(&self, filter: &FlowFilter, order: FlowOrder)
+    -> Result<Box<dyn Source>, Failure>;
+
+    /// Returns how many flows fit.
+    ///
+    /// # Errors
+    ///
+    /// As [`Node::list_flows`].
+    fn count_flows(&self, filter: &FlowFilter) -> Result<usize, Failure>;
+
+    /// Begins to follow the flows that fit: lines of [`FlowChange`], with each read those of the
+    /// changes since the last. It has no last line.
+    ///
+    /// # Errors
+    ///
+    /// As [`Node::list_flows`].
+    fn follow_flows(&self, filter: &FlowFilter) -> Result<Box<dyn Source>, Failure>;
+
+    /// Removes flows, or counts those that it would remove. The request was
+    /// [checked](FlushRequest::check).
+    ///
+    /// # Errors
+    ///
+    /// As [`Node::list_flows`].
+    fn flush_flows(&self, request: &FlushRequest) -> Result<FlushReport, Failure>;
+
+    /// Returns the entries of the flow tables as they are, each direction on its own.
     ///
     /// # Errors
     ///
     /// [`Kind::Internal`] when maps cannot be read.
-    fn flows(&self) -> Result<Vec<FlowView>, Failure>;
+    fn flow_halves(&self) -> Result<Vec<FlowView>, Failure>;
 
     /// Returns the counters that are not zero.
     ///

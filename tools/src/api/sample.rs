@@ -4,7 +4,8 @@ use std::net::IpAddr;
 
 use datapath_ipam::{Lease, Owner, PoolUsage, Reservation};
 use datapath_user::{
-    Listed, ListedBy, MasqueradeRule, NatView, NonMasqueradeView, UplinkState, UplinkView,
+    FlowEnd, FlowFormat, FlowHalf, FlowNat, FlowState, FlowTableName, FlowVerdict, FlowWay, Listed,
+    ListedBy, MasqueradeRule, NatKind, NonMasqueradeView, Protocol, UplinkState, UplinkView,
 };
 
 use super::*;
@@ -116,73 +117,71 @@ pub(crate) fn peer() -> PeerView {
     }
 }
 
-/// A masqueraded connection, both ways, and an unanswered echo request to another node's pod.
-pub(crate) fn flows() -> Vec<FlowView> {
-    let out = FlowView {
-        table: "established".to_owned(),
-        protocol: "tcp".to_owned(),
-        source: ip("10.244.1.2"),
-        source_port: 40_000,
-        destination: ip("198.51.100.10"),
-        destination_port: 80,
-        reply: false,
-        from: "web-0".to_owned(),
-        to: "world".to_owned(),
-        arrival: "pod".to_owned(),
-        target: "uplink".to_owned(),
-        state: vec!["replied".to_owned(), "established".to_owned()],
-        verdict: "allow".to_owned(),
-        nat: Some(NatView {
-            kind: "snat".to_owned(),
+/// A masqueraded connection, a denied one of which a half is missing, and an unanswered echo request
+/// to another node's pod.
+pub(crate) fn flows() -> Vec<FlowPair<'static>> {
+    let end = |kind, name: &'static str, identity, address, port| FlowEnd {
+        kind,
+        name: name.into(),
+        identity,
+        address: ip(address),
+        port,
+    };
+    let masqueraded = FlowPair {
+        format: FlowFormat,
+        protocol: Protocol(6),
+        source: end(EndKind::Endpoint, "web-0", 1001, "10.244.1.2", 40_000),
+        destination: end(EndKind::World, "world", 2, "198.51.100.10", 80),
+        nat: Some(FlowNat {
+            kind: NatKind::Source,
             address: ip("192.0.2.11"),
             port: 40_000,
         }),
+        state: FlowState::Established,
+        verdict: FlowVerdict::Allow,
+        table: FlowTableName::Established,
+        arrival: FlowWay::Pod,
+        target: FlowWay::Uplink,
         via_stack: false,
         packets: 12,
         bytes: 3456,
+        reply_packets: 10,
+        reply_bytes: 123_456,
         expires_in_s: 7980,
-        source_identity: 1001,
+        rule_id: 0,
         pair: 9,
+        missing: None,
     };
-    let back = FlowView {
-        source: ip("198.51.100.10"),
-        source_port: 80,
-        destination: ip("192.0.2.11"),
-        destination_port: 40_000,
-        reply: true,
-        from: "world".to_owned(),
-        to: "web-0".to_owned(),
-        arrival: "uplink".to_owned(),
-        target: "pod".to_owned(),
-        nat: Some(NatView {
-            kind: "dnat".to_owned(),
-            address: ip("10.244.1.2"),
-            port: 40_000,
-        }),
-        packets: 10,
-        bytes: 123_456,
-        source_identity: 2,
-        ..out.clone()
-    };
-    let lonely = FlowView {
-        table: "pending".to_owned(),
-        protocol: "icmpv6".to_owned(),
-        source: ip("fd00:10:244:1::2"),
-        source_port: 7,
-        destination: ip("fd00:10:244:2::2"),
-        destination_port: 0,
-        to: "n2".to_owned(),
-        target: "tunnel".to_owned(),
-        state: Vec::new(),
-        verdict: "deny".to_owned(),
+    let denied = FlowPair {
+        destination: end(EndKind::World, "world", 0, "198.51.100.10", 8443),
         nat: None,
+        state: FlowState::Syn,
+        verdict: FlowVerdict::Deny,
+        table: FlowTableName::Pending,
         packets: 1,
-        bytes: 118,
+        bytes: 74,
+        reply_packets: 0,
+        reply_bytes: 0,
         expires_in_s: 59,
-        pair: 10,
-        ..out.clone()
+        rule_id: 3,
+        pair: 11,
+        missing: Some(FlowHalf::Reply),
+        ..masqueraded.clone()
     };
-    vec![out, back, lonely]
+    let echo = FlowPair {
+        protocol: Protocol(58),
+        source: end(EndKind::Endpoint, "web-0", 1001, "fd00:10:244:1::2", 7),
+        destination: end(EndKind::Peer, "n2", 2001, "fd00:10:244:2::2", 0),
+        state: FlowState::Unreplied,
+        verdict: FlowVerdict::Allow,
+        target: FlowWay::Tunnel,
+        bytes: 118,
+        rule_id: 0,
+        pair: 10,
+        missing: None,
+        ..denied.clone()
+    };
+    vec![masqueraded, denied, echo]
 }
 
 pub(crate) fn metrics() -> Vec<MetricView> {

@@ -13,7 +13,7 @@ use axum::{
     http::{StatusCode, Uri, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{delete, get},
+    routing::{delete, get, post},
     serve::IncomingStream,
 };
 use futures::stream;
@@ -21,7 +21,7 @@ use nix::unistd::Uid;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{net::UnixListener, sync::watch, task, time};
 
-use super::{EndpointSpec, EventQuery, Failure, Kind, Node, PeerSpec, openmetrics};
+use super::{EndpointSpec, EventQuery, Failure, Kind, Node, PeerSpec, flows, openmetrics};
 
 /// Longest body that is read. A peer with all its pods takes some 70 bytes a pod.
 const MAX_BODY_BYTES: usize = 16 << 20;
@@ -29,8 +29,8 @@ const MAX_BODY_BYTES: usize = 16 << 20;
 /// How long connections may take to end once the agent stops.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-type Shared = State<Arc<dyn Node>>;
-type Body = Result<Bytes, BytesRejection>;
+pub(super) type Shared = State<Arc<dyn Node>>;
+pub(super) type Body = Result<Bytes, BytesRejection>;
 
 /// Answers requests until `stop` is ready, then ends what is under way.
 ///
@@ -78,7 +78,11 @@ pub fn router(node: Arc<dyn Node>) -> Router {
             get(|node: Shared| answer(node, Node::endpoints)).post(add_endpoint),
         )
         .route("/v1/endpoints/{id}", delete(remove_endpoint))
-        .route("/v1/flows", get(|node: Shared| answer(node, Node::flows)))
+        .route("/v1/flows", get(flows::list))
+        .route("/v1/flows/count", get(flows::count))
+        .route("/v1/flows/changes", get(flows::follow))
+        .route("/v1/flows/flush", post(flows::flush))
+        .route("/v1/flows/halves", get(flows::halves))
         .route(
             "/v1/metrics",
             get(|node: Shared| answer(node, Node::metrics)),
@@ -164,7 +168,7 @@ async fn wrong_method(request: Request) -> Failure {
     Failure::of(Kind::Method, format!("{path} does not take {method}"))
 }
 
-async fn answer<T: Serialize + Send + 'static>(
+pub(super) async fn answer<T: Serialize + Send + 'static>(
     node: Shared,
     work: impl FnOnce(&(dyn Node + 'static)) -> Result<T, Failure> + Send + 'static,
 ) -> Result<Response, Failure> {
@@ -173,7 +177,7 @@ async fn answer<T: Serialize + Send + 'static>(
 }
 
 /// Runs what may block away from the thread that serves.
-async fn call<T: Send + 'static>(
+pub(super) async fn call<T: Send + 'static>(
     State(node): Shared,
     work: impl FnOnce(&(dyn Node + 'static)) -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, Failure> {
@@ -184,7 +188,7 @@ async fn call<T: Send + 'static>(
     })
 }
 
-fn read<T: DeserializeOwned>(what: &str, body: Body) -> Result<T, Failure> {
+pub(super) fn read<T: DeserializeOwned>(what: &str, body: Body) -> Result<T, Failure> {
     let body = body.map_err(|rejection| match rejection.status() {
         StatusCode::PAYLOAD_TOO_LARGE => {
             let error = format!("the body is longer than {MAX_BODY_BYTES} bytes");

@@ -60,6 +60,6 @@ impl NodeView for Lab {
     }
 
     fn flows(&self, node: usize) -> LabResult<Vec<FlowView>> {
-        self.ask(node, Client::flows)
+        self.ask(node, Client::flow_halves)
     }
 }

@@ -40,7 +40,7 @@ pub(super) fn collect(
                 "agent/endpoints.json",
                 client.endpoints().map_err(Into::into),
             )?;
-            archive.json("agent/flows.json", client.flows().map_err(Into::into))?;
+            archive.json("agent/flows.json", client.flow_halves().map_err(Into::into))?;
             archive.json("agent/peers.json", client.peers().map_err(Into::into))?;
             archive.json("agent/ipam.json", client.addresses().map_err(Into::into))?;
             let metrics = client.metrics().map_err(anyhow::Error::from);

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "what fails here fails a test")]
 
 mod events;
+mod flows;
 mod memory;
 
 use std::{

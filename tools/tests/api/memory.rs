@@ -11,14 +11,16 @@ use std::{
 use datapath_ipam::{Families, Ipam, IpamError, Options, Owner, PoolSpec};
 use datapath_tools::{
     api::{
-        self, Addresses, Agent, Client, EndpointSpec, EndpointView, Failure, Feed, FlowView, Kind,
-        MetricView, Node, PeerSpec, PeerView, Socket, Status, TableTally, TableUse, Tallies,
-        UntoldView,
+        self, Addresses, Agent, Client, EndpointSpec, EndpointView, Failure, Feed, FlowFilter,
+        FlowOrder, FlowView, FlushReport, FlushRequest, Kind, MetricView, Node, PeerSpec, PeerView,
+        Socket, Source, Status, TableTally, TableUse, Tallies, UntoldView,
     },
     error::Result,
 };
 use tempfile::TempDir;
 use tokio::{runtime, sync::oneshot};
+
+use super::flows::Flows;
 
 /// The pods' prefix of a [`Memory`].
 pub(crate) const RANGE: &str = "10.244.1.0/24";
@@ -30,6 +32,7 @@ pub(crate) struct Memory {
     peers: Mutex<BTreeMap<String, PeerView>>,
     ipam: Ipam,
     feed: Feed,
+    pub(crate) flows: Flows,
 }
 
 impl Memory {
@@ -41,6 +44,7 @@ impl Memory {
         }];
         Self {
             feed: Feed::default(),
+            flows: Flows::default(),
             endpoints: Mutex::default(),
             peers: Mutex::default(),
             ipam: Ipam::open(directory.join("ipam.redb"), Options::new(pools)).unwrap(),
@@ -129,7 +133,27 @@ impl Node for Memory {
         Ok(())
     }
 
-    fn flows(&self) -> Result<Vec<FlowView>, Failure> {
+    fn list_flows(
+        &self,
+        filter: &FlowFilter,
+        order: FlowOrder,
+    ) -> Result<Box<dyn Source>, Failure> {
+        self.flows.list(filter, order)
+    }
+
+    fn count_flows(&self, filter: &FlowFilter) -> Result<usize, Failure> {
+        Ok(self.flows.fitting(filter).len())
+    }
+
+    fn follow_flows(&self, filter: &FlowFilter) -> Result<Box<dyn Source>, Failure> {
+        Ok(self.flows.follow(filter))
+    }
+
+    fn flush_flows(&self, request: &FlushRequest) -> Result<FlushReport, Failure> {
+        Ok(self.flows.flush(request))
+    }
+
+    fn flow_halves(&self) -> Result<Vec<FlowView>, Failure> {
         Ok(Vec::new())
     }
 

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "what fails here fails a test")]
 
 mod container;
+mod flows;
 mod restart;
 mod rig;
 mod sysdump;
@@ -84,12 +85,12 @@ fn a_lab_comes_works_and_leaves_nothing() {
             .unwrap();
         assert!(ping.status.success(), "{address}: {ping:?}");
     }
-    let flows = words(&lab.ask("n1", &["flows", "--all"]).good());
+    let flows = words(&lab.ask("n1", &["flows"]).good());
     assert!(
         flows.contains("10.244.1.2:") && flows.contains("snat 192.0.2.11:"),
         "{flows}"
     );
-    assert!(flows.contains("(n1p1) <- 10.244.2.3 (n2)"), "{flows}");
+    assert!(flows.contains("(n1p1) -> 10.244.2.3 (n2)"), "{flows}");
     let forwards = lab.ask("n1", &["drops", "--forwards"]).good();
     assert!(forwards.contains("to-overlay"), "{forwards}");
     let nobody = "10.244.1.200";

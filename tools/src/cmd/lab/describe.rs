@@ -68,7 +68,7 @@ pub(super) fn what_to_try(lab: &LabName, nodes: &[NodeInfo]) -> String {
             ))
         });
     let rest = [
-        format!("  dpctl {at}--node n1 flows --all"),
+        format!("  dpctl {at}--node n1 flows"),
         format!("  dpctl lab down{which}"),
     ];
     lines(["Try:".to_owned()].into_iter().chain(ping).chain(rest))
@@ -187,7 +187,7 @@ mod tests {
         insta::assert_snapshot!(what_to_try(&lab, &[info]), @"
         Try:
           ip netns exec web-0 ping -c 3 10.244.1.2
-          dpctl --lab mine --node n1 flows --all
+          dpctl --lab mine --node n1 flows
           dpctl lab down mine
         ");
     }

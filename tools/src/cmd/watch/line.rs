@@ -32,7 +32,7 @@ fn event_line(event: &EventView, zone: &TimeZone) -> String {
 }
 
 /// `Nov 21 06:30:00.123`.
-fn time(time: Timestamp, zone: &TimeZone) -> String {
+pub(in crate::cmd) fn time(time: Timestamp, zone: &TimeZone) -> String {
     let zoned = time.to_zoned(zone.clone());
     zoned.strftime("%b %e %H:%M:%S.%3f").to_string()
 }

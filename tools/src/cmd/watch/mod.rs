@@ -1,6 +1,6 @@
 //! `dpctl watch`
 
-mod line;
+pub(super) mod line;
 mod pcap;
 
 use std::{
