@@ -28,7 +28,7 @@ use crate::naming;
 use crate::node::Node;
 use crate::peer::{PeerSpec, PeerView};
 use crate::status::{Status, TableUse};
-use crate::tallies::{self, Tallies};
+use crate::tallies::{self, Swept, Tallies};
 use crate::uplink;
 
 /// One node's datapath: programs, maps and links in the kernel, the gateway pair, and the endpoints
@@ -257,7 +257,9 @@ impl Datapath {
     /// [`Error::NoSuchEnd`], [`Error::Map`].
     pub fn flush(&self, filter: &FlowFilter) -> Result<FlushReport, Error> {
         let (maps, names) = self.flow_tables()?;
-        flows::flush(maps, &names, filter, false)
+        // Tallies are written under the lock only: a sweep may be writing them, too.
+        let mut record = |swept: Swept| self.with(|node| swept.record(&mut node.maps));
+        flows::flush(maps, &names, filter, Some(&mut record))
     }
 
     /// Tells what [`Datapath::flush`] would do, and removes nothing.
@@ -267,7 +269,7 @@ impl Datapath {
     /// As [`Datapath::flush`].
     pub fn flush_dry(&self, filter: &FlowFilter) -> Result<FlushReport, Error> {
         let (maps, names) = self.flow_tables()?;
-        flows::flush(maps, &names, filter, true)
+        flows::flush(maps, &names, filter, None)
     }
 
     /// Handles of the tables, and names for what is in them.

@@ -142,6 +142,11 @@ impl Swept {
         }
     }
 
+    /// How many entries they are.
+    pub(crate) const fn entries(&self) -> usize {
+        self.established + self.pending
+    }
+
     /// Adds them to the tallies that only user space writes. To be called by whoever removes
     /// entries, once it is done: what is missing here is taken for evicted.
     ///

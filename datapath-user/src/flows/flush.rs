@@ -6,10 +6,11 @@ use super::filter::FlowFilter;
 use super::join::Joined;
 use super::list::Scan;
 use super::names::Names;
-use super::removal::{Removal, remove_due};
+use super::removal::remove_due;
 use super::table::{find, now_s};
 use crate::error::Error;
 use crate::maps::Maps;
+use crate::tallies::Swept;
 
 /// What a flush did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,7 +23,10 @@ pub struct FlushReport {
     pub removed: usize,
 }
 
-/// Removes the flows that fit, both halves; or only counts them, where `dry`.
+/// What was removed is told here a slice at a time, to be recorded.
+pub(crate) type Record<'a> = &'a mut dyn FnMut(Swept) -> Result<(), Error>;
+
+/// Removes the flows that fit, both halves; only counts them without `record`.
 ///
 /// # Errors
 ///
@@ -31,7 +35,7 @@ pub(crate) fn flush(
     maps: Maps,
     names: &Names,
     filter: &FlowFilter,
-    dry: bool,
+    mut record: Option<Record<'_>>,
 ) -> Result<FlushReport, Error> {
     filter.check(names)?;
     let mut report = FlushReport::default();
@@ -49,22 +53,29 @@ pub(crate) fn flush(
             },
         )?;
         report.flows += due.len();
-        for joined in due.drain(..) {
-            if !dry {
-                report.removed += remove(&mut scan.maps, &joined)?.removed;
-            }
+        if let Some(record) = &mut record {
+            let mut swept = Swept::default();
+            let outcome = due
+                .iter()
+                .try_for_each(|joined| remove(&mut scan.maps, joined, &mut swept));
+            report.removed += swept.entries();
+            record(swept)?;
+            outcome?;
         }
+        due.clear();
     }
     report.examined = scan.examined;
     Ok(report)
 }
 
 /// Removes what is there of a flow.
-fn remove(maps: &mut Maps, joined: &Joined) -> Result<Removal, Error> {
+fn remove(maps: &mut Maps, joined: &Joined, swept: &mut Swept) -> Result<(), Error> {
     for key in joined.keys() {
-        if let Some((_, half)) = find(maps, &key, joined.id.pair) {
-            return remove_due(maps, &key, &half, |_| true);
+        if let Some((of_pending, half)) = find(maps, &key, joined.id.pair) {
+            let removal = remove_due(maps, &key, &half, |_| true)?;
+            swept.add(of_pending, removal.removed + removal.displaced);
+            break;
         }
     }
-    Ok(Removal::default())
+    Ok(())
 }

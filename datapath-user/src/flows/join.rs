@@ -268,7 +268,9 @@ fn set<T>(both: &mut [T; 2], reply: bool, value: T) {
 
 fn state_of(protocol: u8, bits: u8) -> FlowState {
     let closed = bits & state::CLOSED;
-    if closed == state::CLOSED {
+    if bits & state::RESET != 0 {
+        FlowState::Reset
+    } else if closed == state::CLOSED {
         FlowState::Closed
     } else if closed != 0 {
         FlowState::Closing
@@ -429,6 +431,7 @@ pub(crate) mod tests {
                 FlowState::Closing,
             ),
             (TCP, state::ESTABLISHED | state::CLOSED, FlowState::Closed),
+            (TCP, state::CLOSED | state::RESET_REPLY, FlowState::Reset),
         ];
         for (protocol, bits, word) in cases {
             assert_eq!(state_of(protocol, bits), word);

@@ -194,7 +194,7 @@ impl<'de> Deserialize<'de> for Protocol {
 
 words! {
     /// How far a flow has come.
-    FlowState("state", "must be syn, unreplied, replied, established, closing or closed") {
+    FlowState("state", "must be syn, unreplied, replied, established, closing, closed or reset") {
         /// TCP: the other side has not answered.
         Syn = "syn",
         /// Another protocol: the other side has not answered.
@@ -205,8 +205,10 @@ words! {
         Established = "established",
         /// One side has ended it.
         Closing = "closing",
-        /// Both have, or it was reset.
+        /// Both have.
         Closed = "closed",
+        /// One side is said to have reset it, and nothing else has come since.
+        Reset = "reset",
     }
 }
 

@@ -308,10 +308,7 @@ fn dpctl_refuses_what_cannot_be_meant() {
     server.node.flows.set((0..3).map(flow));
     for (arguments, why) in [
         (&["flows", "--from", "10.0.0"][..], "10.0.0.0/8"),
-        (
-            &["flows", "--state", "open"],
-            "established, closing or closed",
-        ),
+        (&["flows", "--state", "open"], "closing, closed or reset"),
         (&["flows", "--protocol", "tpc"], "icmpv6"),
         (&["flows", "--sort", "size"], "packets, bytes, expires"),
         (&["flows", "--reverse"], "--sort"),

@@ -33,7 +33,8 @@ pub(super) struct Filter {
     #[arg(long)]
     port: Option<u16>,
 
-    /// Those in one of these states: syn, unreplied, replied, established, closing, closed
+    /// Those in one of these states: syn, unreplied, replied, established, closing, closed,
+    /// reset
     #[arg(long, value_name = "STATE[,STATE]", value_parser = str::parse::<States>)]
     state: Option<States>,
 

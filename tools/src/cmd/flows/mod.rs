@@ -27,9 +27,9 @@ Examples:
 A line reads from the side that began the flow to the other, addresses as they are before
 translation. NAT is what the source (snat) or the destination (dnat) is replaced by. STATE is
 syn (TCP) or unreplied (others) until the other side answers, replied until the first side goes on,
-established, closing when one side has ended it, closed when both have. PACKETS and BYTES are
-those of the first side, then of the other. EXPIRES is how long the flow lives without another
-packet. \"missing\" behind a state is a half without its other one: a fault, if it stays.
+established, closing when one side has ended it, closed when both have, reset when one has broken it
+off. PACKETS and BYTES are those of the first side, then of the other. EXPIRES is how long the flow
+lives without another packet. \"missing\" behind a state is a half without its other one: a fault, if it stays.
 
 Up to 10000 flows are shown by protocol and source; more in the order of the tables, which is none,
 unless --sort says otherwise. With --output json it is an object on a line for each flow.
