@@ -47,12 +47,32 @@ pub fn masquerade<E: Env>(env: &E, work: &mut Work) -> Result<(), DropReason> {
     } else {
         let may = of_node || ports::may_keep(env, work, own);
         // One look at a dead flow's port is enough: the sweeper sees to the others.
-        if !may || !reserve(env, work)? || !of_node && gives_way(env, work) {
+        let keeps = may
+            && if of_node {
+                reserve(env, work)?
+            } else {
+                keep(env, work)? && !gives_way(env, work)
+            };
+        if !keeps {
             ports::search(env, work)?;
         }
     }
     settle(work);
     Ok(())
+}
+
+/// As [`reserve`], for a flow that may as well have another port.
+///
+/// An entry whose time is not up may be a lone half, which would make room: but to see that costs
+/// more than another port does.
+#[inline(always)]
+fn keep<E: Env>(env: &E, work: &mut Work) -> Result<bool, DropReason> {
+    let now_s = work.arrival.now_s;
+    match flow::peek(env, &work.reply_key, |held| held.expires_s > now_s) {
+        Some(true) => Ok(false),
+        Some(false) => reserve(env, work),
+        None => enter(env, work),
+    }
 }
 
 /// Gives the tuple that was just entered back if a socket of this node holds its port. Whether it
