@@ -181,9 +181,16 @@ pub fn to_uplink<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Ve
     observe::outcome(env, pkt, work, Direction::Egress, bytes, result)
 }
 
+/// Whether a frame that leaves by an uplink was sent there by the datapath: it has been all that it
+/// will be. Looked at before anything else, as it is for every frame that the datapath sends.
+#[inline(always)]
+pub fn is_sent<P: Packet>(pkt: &P) -> bool {
+    mark::is(pkt.mark(), mark::FORWARDED)
+}
+
 #[inline(always)]
 fn leave_node<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Outcome {
-    if mark::is(pkt.mark(), mark::FORWARDED) {
+    if is_sent(pkt) {
         return Ok(Verdict::PASS);
     }
     let parsed = parse::frame(pkt, &mut work.hdr);

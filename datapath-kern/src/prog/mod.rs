@@ -6,7 +6,7 @@ mod maps;
 mod skb;
 
 use aya_ebpf::bindings::__sk_buff;
-use aya_ebpf::bindings::tcx_action_base::TCX_DROP;
+use aya_ebpf::bindings::tcx_action_base::{TCX_DROP, TCX_NEXT};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use datapath_kern::abi::config::Settings;
@@ -17,12 +17,16 @@ use self::env::Kernel;
 use self::skb::Skb;
 
 macro_rules! hooks {
-    ($($(#[$doc:meta])* $hook:ident;)*) => {
+    ($($(#[$doc:meta])* $hook:ident $(unless $left_alone:path)?;)*) => {
         $($(#[$doc])*
         #[classifier]
         pub(crate) fn $hook(ctx: TcContext) -> i32 {
             let skb: *mut __sk_buff = ctx.skb.skb;
             let mut pkt = Skb::new(skb);
+            $(if $left_alone(&pkt) {
+                return TCX_NEXT;
+            })?
+            pkt.make_linear();
             // SAFETY: this CPU's own element; programs of this object do not run inside each other.
             let Some(work) = maps::WORK.get_ptr_mut(0).map(|work| unsafe { &mut *work }) else {
                 return TCX_DROP;
@@ -43,7 +47,7 @@ hooks! {
     /// tcx ingress of an uplink.
     from_uplink;
     /// tcx egress of an uplink.
-    to_uplink;
+    to_uplink unless pipeline::is_sent;
     /// tcx ingress of the far side of the gateway pair.
     from_host;
     /// tcx ingress of the node's side of the gateway pair.

@@ -70,22 +70,26 @@ pub(super) struct Skb {
 }
 
 impl Skb {
-    /// The frame that a program was entered with, its headers made linear.
+    /// The frame that a program was entered with.
     #[inline(always)]
-    pub(super) fn new(ctx: *mut __sk_buff) -> Self {
-        let skb = Self { ctx };
-        let (data, end) = skb.bounds();
-        let wanted = if skb.len() < LINEAR {
-            skb.len()
+    pub(super) const fn new(ctx: *mut __sk_buff) -> Self {
+        Self { ctx }
+    }
+
+    /// Makes the frame's headers linear.
+    #[inline(always)]
+    pub(super) fn make_linear(&mut self) {
+        let (data, end) = self.bounds();
+        let wanted = if self.len() < LINEAR {
+            self.len()
         } else {
             LINEAR
         };
         if data + wanted as usize > end {
             // SAFETY: a helper on the program's own context. A failure leaves the frame as it is,
             // and the reads say what is missing.
-            unsafe { bpf_skb_pull_data(ctx, wanted) };
+            unsafe { bpf_skb_pull_data(self.ctx, wanted) };
         }
-        skb
     }
 
     #[inline(always)]
