@@ -13,8 +13,8 @@ use crate::abi::ipcache::IpEntry;
 use crate::abi::metric::Direction;
 use crate::abi::nexthop::{Claim, NextHop};
 use crate::abi::quota::Quota;
-use crate::abi::tally::Tally;
 use crate::abi::search::{PortSearch, Refusal};
+use crate::abi::tally::Tally;
 use crate::abi::tunnel::{Peer, Uplink};
 use crate::packet::Packet;
 

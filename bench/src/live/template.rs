@@ -88,7 +88,13 @@ impl Template {
     ///
     /// [`Error::Invalid`] where the ends differ in family, or where ports or destinations would run
     /// over the last that there is: 65535, and that whose last 16 bits are ones.
-    pub fn new(content: Content, from: Place, to: Place, flows: u32, destinations: u16) -> Result<Self> {
+    pub fn new(
+        content: Content,
+        from: Place,
+        to: Place,
+        flows: u32,
+        destinations: u16,
+    ) -> Result<Self> {
         let first_port = from.address.port();
         let first_address = last_bits(to.address.ip());
         let last = flows.saturating_sub(1).checked_div(destinations.into());
@@ -363,9 +369,7 @@ mod tests {
     #[test]
     fn flows_that_would_run_over_the_end_are_refused() {
         let (from, to) = ends(false);
-        let make = |flows, destinations| {
-            Template::new(Content::Udp, from, to, flows, destinations)
-        };
+        let make = |flows, destinations| Template::new(Content::Udp, from, to, flows, destinations);
         make(1_048_576, 64).unwrap();
         for (flows, destinations) in [(45_537, 1), (1, 65_535), (10, 0)] {
             let error = make(flows, destinations).unwrap_err().to_string();

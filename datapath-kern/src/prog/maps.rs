@@ -14,8 +14,8 @@ use datapath_kern::abi::ipcache::IpEntry;
 use datapath_kern::abi::metric::{Counter, MAX_METRICS};
 use datapath_kern::abi::nexthop::{CLAIMED, Claim, MAX_NEXT_HOPS, NextHop};
 use datapath_kern::abi::quota::Quota;
-use datapath_kern::abi::tally::MAX_TALLIES;
 use datapath_kern::abi::search::{EXCLUDED_WORDS, MAX_REFUSALS, MAX_SEARCHES, PortSearch, Refusal};
+use datapath_kern::abi::tally::MAX_TALLIES;
 use datapath_kern::abi::tunnel::{MAX_PEERS, Peer, Uplink};
 use datapath_kern::work::Work;
 
