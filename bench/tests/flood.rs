@@ -80,8 +80,8 @@ impl Lab {
         };
         let fabric = Fabric::build(Plan::new(name.parse()?).with_nodes(1, pods))?;
         let datapaths = InProcess::with(&fabric, Family::Ipv4, |config| {
-            config.max_flows = MAX_FLOWS;
-            config.max_pending = MAX_PENDING;
+            config.max_flows = Some(MAX_FLOWS);
+            config.max_pending = Some(MAX_PENDING);
         })?;
         let server = EchoServer::start(&fabric.node(1)?.pods()[3], &[PORT], &[PORT])?;
         let lab = Self {

@@ -53,8 +53,8 @@ fn lab(what: &str, ports: RangeInclusive<u16>, max_flows: u32) -> Lab {
             first: *ports.start(),
             last: *ports.end(),
         };
-        config.max_flows = max_flows;
-        config.max_pending = max_flows;
+        config.max_flows = Some(max_flows);
+        config.max_pending = Some(max_flows);
         config.timeouts.tcp_closed_s = 1;
         config.timeouts.tcp_pending_s = 5;
     })

@@ -47,8 +47,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         let read = io::stdin().read_to_end(&mut Vec::new());
         end.send(read)
     });
-    while let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(Duration::from_secs(5)) {
-        datapath.sweep()?;
+    let mut pause = Duration::ZERO;
+    while let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(pause) {
+        pause = datapath.sweep_slice()?.pause;
     }
     for m in datapath.metrics()? {
         writeln!(io::stdout(), "{} {} {}", m.direction, m.outcome, m.packets)?;

@@ -20,7 +20,7 @@ use nix::libc;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Entries read at once to begin with.
-const CHUNK: u32 = 4096;
+pub(crate) const CHUNK: u32 = 4096;
 /// Entries read at once at most: a bucket is never that long.
 const MAX_CHUNK: u32 = 1 << 20;
 
@@ -63,9 +63,18 @@ impl<K: Plain, V: Plain> Cursor<K, V> {
         }
     }
 
+    /// Goes back to the beginning; of the same map, or of another one.
+    pub(crate) const fn rewind(&mut self) {
+        self.place = Place::Start;
+    }
+
+    /// How many entries are read at once.
+    pub(crate) const fn chunk(&self) -> u32 {
+        self.chunk
+    }
+
     /// Sets how many entries are read at once; a batch may be smaller, and larger where a bucket
     /// needs it.
-    #[cfg(test)]
     pub(crate) fn set_chunk(&mut self, entries: u32) {
         self.chunk = entries.clamp(1, MAX_CHUNK);
     }

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::Error;
 use crate::masquerade::UplinkSpec;
 use crate::masquerade::file::is_mapped;
+use crate::sizes::{MAX_ENTRIES, MIN_ENTRIES};
 
 /// Settings of one node's datapath.
 ///
@@ -75,12 +76,21 @@ pub struct Config {
     /// Where the identity of a tunnelled packet comes from.
     #[serde(default)]
     pub identity_from: IdentityFrom,
-    /// Room for established flows, entries; two per connection. A power of two.
-    #[serde(default = "max_flows")]
-    pub max_flows: u32,
-    /// Room for flows not yet proven, entries; two per connection. A power of two.
-    #[serde(default = "max_pending")]
-    pub max_pending: u32,
+    /// Room for established flows, entries of 184 bytes; two per connection. A power of two.
+    ///
+    /// Default: from the memory. Together with a quarter as many flows not yet proven, the largest
+    /// number that takes no more than 0.25 % of the machine's memory, nor an eighth of what the
+    /// process's control group may use; 16384 at least, 4194304 at most. With 16 GiB that is 131072.
+    ///
+    /// A datapath that is adopted with another number keeps its flows: they move into a table of the
+    /// new size a few at a time, and both tables take their memory meanwhile. Those that do not fit
+    /// into a smaller one stay where they are as long as they live.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_flows: Option<u32>,
+    /// Room for flows not yet proven, entries likewise. A power of two. Default: a quarter of those
+    /// of established flows, 1024 at least.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_pending: Option<u32>,
     /// What one endpoint may have of the flow tables at most.
     #[serde(default)]
     pub endpoint_share: EndpointShare,
@@ -132,14 +142,6 @@ pub struct Config {
 
 const fn yes() -> bool {
     true
-}
-
-const fn max_flows() -> u32 {
-    131_072
-}
-
-const fn max_pending() -> u32 {
-    32_768
 }
 
 const fn max_fragments() -> u32 {
@@ -390,7 +392,7 @@ impl Default for Timeouts {
 }
 
 /// Sizes that a flow table may have, entries.
-const TABLE_SIZES: RangeInclusive<u32> = 1024..=16_777_216;
+const TABLE_SIZES: RangeInclusive<u32> = MIN_ENTRIES..=MAX_ENTRIES;
 
 /// Sizes that the ring buffer of events may have, bytes: whole pages, also where those are large.
 const RING_SIZES: RangeInclusive<u32> = 65_536..=1 << 30;
@@ -415,8 +417,8 @@ impl Config {
             non_masquerade: Vec::new(),
             non_masquerade_file: None,
             identity_from: IdentityFrom::default(),
-            max_flows: max_flows(),
-            max_pending: max_pending(),
+            max_flows: None,
+            max_pending: None,
             endpoint_share: EndpointShare::default(),
             tcp_loose: true,
             max_fragments: max_fragments(),
@@ -501,9 +503,10 @@ impl Config {
         for (field, size) in [
             ("max_flows", self.max_flows),
             ("max_pending", self.max_pending),
-            ("max_fragments", self.max_fragments),
+            ("max_fragments", Some(self.max_fragments)),
         ] {
-            if !size.is_power_of_two() || !TABLE_SIZES.contains(&size) {
+            let fits = |size: &u32| size.is_power_of_two() && TABLE_SIZES.contains(size);
+            if let Some(size) = size.filter(|size| !fits(size)) {
                 let rule = "must be a power of two from 1024 to 16777216";
                 return wrong(field, size.to_string(), rule);
             }
@@ -649,8 +652,8 @@ mod tests {
             ("pod_cidrs", |config| {
                 config.pod_cidrs = vec!["10.244.1.7/24".parse().unwrap()];
             }),
-            ("max_flows", |config| config.max_flows = 1000),
-            ("max_pending", |config| config.max_pending = 0),
+            ("max_flows", |config| config.max_flows = Some(1000)),
+            ("max_pending", |config| config.max_pending = Some(0)),
             ("event_ring_bytes", |config| config.event_ring_bytes = 1000),
             ("endpoint_share.pending_percent", |config| {
                 config.endpoint_share = EndpointShare {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use datapath_kern::abi;
-use datapath_kern::abi::flow::{End, Flow};
+use datapath_kern::abi::flow::End;
 use datapath_tunnel::netlink::Monitor;
 use ipnet::IpNet;
 
@@ -19,6 +19,7 @@ use crate::error::Error;
 use crate::events::{self, Events, Reader, UntoldView};
 use crate::flows::{
     self, FlowFilter, FlowFollower, FlowList, FlowOrder, FlowView, FlushReport, Names, SweepReport,
+    SweepSlice, Sweeper, Which,
 };
 use crate::maps::Maps;
 use crate::masquerade::file::is_mapped;
@@ -27,7 +28,7 @@ use crate::metrics::{self, MetricView};
 use crate::naming;
 use crate::node::Node;
 use crate::peer::{PeerSpec, PeerView};
-use crate::status::{Status, TableUse};
+use crate::status::Status;
 use crate::tallies::{self, Swept, Tallies};
 use crate::uplink;
 
@@ -209,12 +210,9 @@ impl Datapath {
         self.with(|node| {
             let now_s = flows::now_s();
             let mut views = Vec::new();
-            for (table, name) in [
-                (&node.maps.flows, "established"),
-                (&node.maps.pending, "pending"),
-            ] {
-                for (key, flow) in flows::entries(table, name)? {
-                    views.push(FlowView::new(name, &key, &flow, now_s, |end| {
+            for which in Which::ALL {
+                for (key, flow) in flows::entries(&node.maps.tables, which)? {
+                    views.push(FlowView::new(which.word(), &key, &flow, now_s, |end| {
                         node.name_of(end)
                     }));
                 }
@@ -278,13 +276,60 @@ impl Datapath {
         Ok((Maps::open(&directory)?, names))
     }
 
-    /// Removes flows whose time is up. To be called every few seconds.
+    /// Removes flows whose time is up: all that there are at once, though in slices of a few
+    /// milliseconds, between which others get hold of the datapath.
     ///
     /// # Errors
     ///
     /// [`Error::Map`].
     pub fn sweep(&self) -> Result<SweepReport, Error> {
-        self.with(|node| flows::sweep(&mut node.maps, |flow: &Flow, now_s| flow.expires_s <= now_s))
+        let mut sweeper = Sweeper::default();
+        loop {
+            let slice = self.with(|node| node.sweep_slice(&mut sweeper))?;
+            if let Some(pass) = slice.pass {
+                self.with(|node| {
+                    node.sweeper.add(&sweeper);
+                    node.resize_on(&self.config)
+                })?;
+                return Ok(pass.report);
+            }
+        }
+    }
+
+    /// Removes flows whose time is up, as far as that goes in 3 ms of CPU time, and says when to go
+    /// on. It is to be called in a loop:
+    ///
+    /// ```no_run
+    /// # use datapath_user::{Config, Datapath};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let datapath = Datapath::open(Config::new("/run/datapath/bpffs", ["eth0"]))?;
+    /// loop {
+    ///     std::thread::sleep(datapath.sweep_slice()?.pause);
+    /// }
+    /// # }
+    /// ```
+    ///
+    /// Between two slices that are 10 ms, and between two passes over all flows from one second to
+    /// one minute: the shorter, the more of the flows were due and the fuller the tables are. Nobody
+    /// has to call it for packets to be handled rightly: an entry whose time is up counts for
+    /// nothing, but takes a place, and a port. Only a flow table whose size was changed is filled
+    /// from the former one by this, and takes its memory until then; the slice after the last flow
+    /// was moved is a long one, for the verifier looks at the programs once more.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Map`]; after a change of size also what [`Datapath::open`] fails with.
+    pub fn sweep_slice(&self) -> Result<SweepSlice, Error> {
+        self.with(|node| {
+            let mut sweeper = std::mem::take(&mut node.sweeper);
+            let slice = node.sweep_slice(&mut sweeper);
+            node.sweeper = sweeper;
+            let slice = slice?;
+            if slice.pass.is_some() {
+                node.resize_on(&self.config)?;
+            }
+            Ok(slice)
+        })
     }
 
     /// All counters that are not zero.
@@ -334,10 +379,8 @@ impl Datapath {
     pub fn status(&self) -> Result<Status, Error> {
         let config = &self.config;
         self.with(|node| {
-            let count = |table, name| {
-                flows::entries(table, name)
-                    .map(|entries| u32::try_from(entries.len()).unwrap_or(u32::MAX))
-            };
+            let flows = node.table_use(Which::Flows, Which::FormerFlows)?;
+            let pending = node.table_use(Which::Pending, Which::FormerPending)?;
             Ok(Status {
                 kernel: node.kernel.release.clone(),
                 abi_version: abi::VERSION,
@@ -353,14 +396,9 @@ impl Datapath {
                 gateway_mac: naming::display_mac(node.gateway.mac),
                 pod_cidrs: config.pod_cidrs.clone(),
                 pod_mtu_bytes: uplink::mtu_bytes(node.mtu, true)?,
-                flows: TableUse {
-                    used: count(&node.maps.flows, "flows")?,
-                    max: config.max_flows,
-                },
-                pending: TableUse {
-                    used: count(&node.maps.pending, "pending")?,
-                    max: config.max_pending,
-                },
+                flows,
+                pending,
+                sweeping: node.sweeper.view(),
                 endpoints: node.endpoints.len(),
                 peers: node.peers.len(),
                 refreshes: node.watch.refreshes,

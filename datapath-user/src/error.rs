@@ -27,6 +27,25 @@ pub enum Error {
         /// What it must be.
         rule: &'static str,
     },
+    /// A flow table that there is not the memory for.
+    #[error(
+        "setting {field} = {value}: the flow tables would take {needed_mib} MiB, and may take \
+         {most_mib} MiB, half of {of}: set it to at most {fits}, or leave it out"
+    )]
+    TooLarge {
+        /// The field of [`Config`](crate::Config).
+        field: &'static str,
+        /// What it says, or what follows from the others.
+        value: u32,
+        /// What both tables take.
+        needed_mib: u64,
+        /// What they may take,
+        most_mib: u64,
+        /// which is half of this.
+        of: &'static str,
+        /// The largest value that could be used.
+        fits: u32,
+    },
     /// A name, address or identity that cannot be used.
     #[error("{what} {value:?}: {rule}")]
     Invalid {
@@ -417,16 +436,14 @@ fn remedy(pin: &Path, what: &str, found: u32) -> String {
     let name = pin.file_name().unwrap_or_default().to_string_lossy();
     let directory = pin.ancestors().nth(2).unwrap_or(pin).display();
     let setting = match name.as_ref() {
-        "flows" => "max_flows",
         "events" => "event_ring_bytes",
-        "pending" => "max_pending",
         "fragments" | "fragment_ids" => "max_fragments",
         _ => "",
     };
     if what == "max_entries" && !setting.is_empty() {
         return format!(
-            "maps cannot be resized, so set {setting} = {found}, or remove the datapath with \
-             `dpctl cleanup --bpffs {directory}`"
+            "this map cannot be resized, so set {setting} = {found}, or remove the datapath \
+             with `dpctl cleanup --bpffs {directory}`"
         );
     }
     format!("remove it with `dpctl cleanup --bpffs {directory}`")

@@ -13,8 +13,10 @@ use crate::bpffs::{Pins, names};
 use crate::clsact;
 use crate::config::Config;
 use crate::error::Error;
+use crate::flows::Which;
 use crate::journal::{self, Journal, RECORDS, STATE};
 use crate::maps::PINNED;
+use crate::node::resize;
 use crate::object::PROGRAMS;
 
 /// What an earlier process left.
@@ -56,6 +58,7 @@ pub(crate) fn look(pins: &mut Pins, config: &Config, object: &[u8]) -> Result<Fo
     if state.phase != phase::WHOLE {
         return Ok(Found::Partial);
     }
+    resize::undo_unbegun(pins)?;
     check_maps(&pins.maps(), config, object)?;
     check_links(&pins.links())?;
     let journal = Journal::open(&pins.maps())?;
@@ -103,7 +106,9 @@ fn check_maps(directory: &Path, config: &Config, object: &[u8]) -> Result<(), Er
         .chain([STATE, RECORDS])
         .map(ToOwned::to_owned)
         .collect();
-    if let Some(name) = found.difference(&wanted).next() {
+    let former = [Which::FormerFlows, Which::FormerPending].map(Which::map);
+    let strange = |name: &&String| !former.contains(&name.as_str());
+    if let Some(name) = found.difference(&wanted).find(strange) {
         let path = directory.join(name);
         return Err(Error::Foreign { path });
     }
@@ -113,7 +118,8 @@ fn check_maps(directory: &Path, config: &Config, object: &[u8]) -> Result<(), Er
     }
     let object = Object::parse(object)
         .map_err(|error| Error::Load(Box::new(aya::EbpfError::from(error))))?;
-    for name in PINNED {
+    let former = former.into_iter().filter(|name| found.contains(*name));
+    for name in PINNED.into_iter().chain(former) {
         let path = directory.join(name);
         let wanted = object.maps.get(name).ok_or_else(|| Error::Object {
             what: format!("map {name}"),
@@ -123,10 +129,10 @@ fn check_maps(directory: &Path, config: &Config, object: &[u8]) -> Result<(), Er
             .map_type()
             .map_err(Error::map("look at the pinned", name))?;
         let entries = match name {
-            "flows" => config.max_flows,
             "events" => config.event_ring_bytes,
-            "pending" => config.max_pending,
             "fragments" | "fragment_ids" => config.max_fragments,
+            // Of whatever size: it is changed, and flows are kept.
+            "flows" | "pending" | "flows_before" | "pending_before" => found.max_entries(),
             _ => wanted.max_entries(),
         };
         for (what, found, wanted) in [

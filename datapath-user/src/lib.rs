@@ -71,6 +71,7 @@ mod quota;
 mod remains;
 mod segmentation;
 mod settle;
+mod sizes;
 mod status;
 mod tallies;
 mod uplink;
@@ -88,8 +89,8 @@ pub use events::{EndKind, EventEnd, EventView, Events, TunnelView, UntoldView, d
 pub use flows::{
     EndFilter, FlowChange, FlowEnd, FlowFamily, FlowFilter, FlowFollower, FlowFormat, FlowHalf,
     FlowList, FlowNat, FlowOrder, FlowPair, FlowSort, FlowState, FlowTableName, FlowTurn,
-    FlowVerdict, FlowView, FlowWay, FlushReport, NatKind, NatView, Protocol, States, SweepReport,
-    Who,
+    FlowVerdict, FlowView, FlowWay, FlushReport, NatKind, NatView, Protocol, States, SweepPass,
+    SweepReport, SweepSlice, SweepView, Who,
 };
 pub use masquerade::{
     Listed, ListedBy, Masquerade, MasqueradeRule, NonMasquerade, NonMasqueradeView, UplinkSpec,

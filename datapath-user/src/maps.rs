@@ -8,7 +8,6 @@ use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use datapath_kern::abi::addr::Addr;
 use datapath_kern::abi::endpoint::Endpoint;
 use datapath_kern::abi::event::Window;
-use datapath_kern::abi::flow::{Flow, FlowKey};
 use datapath_kern::abi::ipcache::IpEntry;
 use datapath_kern::abi::metric::Counter;
 use datapath_kern::abi::nexthop::NextHop;
@@ -20,14 +19,11 @@ use ipnet::IpNet;
 use crate::config::Ports;
 use crate::error::Error;
 use crate::events::RING;
-
-/// A flow table.
-pub(crate) type FlowTable = HashMap<MapData, FlowKey, Flow>;
+use crate::flows::Tables;
 
 /// Every map that user space reads or writes.
 pub(crate) struct Maps {
-    pub(crate) flows: FlowTable,
-    pub(crate) pending: FlowTable,
+    pub(crate) tables: Tables,
     pub(crate) endpoints: Array<MapData, Endpoint>,
     pub(crate) endpoint_slots: HashMap<MapData, u32, u32>,
     pub(crate) peers: Array<MapData, Peer>,
@@ -73,8 +69,7 @@ impl Maps {
     /// Opens the maps that are pinned in `directory`, each by its name.
     pub(crate) fn open(directory: &Path) -> Result<Self, Error> {
         Ok(Self {
-            flows: pinned(directory, "flows")?,
-            pending: pinned(directory, "pending")?,
+            tables: Tables::open(directory)?,
             endpoints: pinned(directory, "endpoints")?,
             endpoint_slots: pinned(directory, "endpoint_slots")?,
             peers: pinned(directory, "peers")?,
@@ -143,6 +138,17 @@ fn excluded_words(excluded: &[Ports]) -> Vec<u64> {
         }
     }
     words
+}
+
+/// Opens a pinned map that is not always there.
+pub(crate) fn pinned_if_there<T>(directory: &Path, name: &'static str) -> Result<Option<T>, Error>
+where
+    T: TryFrom<Map, Error = MapError>,
+{
+    if !directory.join(name).exists() {
+        return Ok(None);
+    }
+    pinned(directory, name).map(Some)
 }
 
 /// The ipcache's key of a prefix: both families in one trie, IPv4 as mapped addresses.

@@ -29,6 +29,9 @@ pub const PROGRAMS: [&str; 6] = [
 /// Name of the object's settings, which begin with what they are and their version.
 pub(crate) const SETTINGS: &str = "CONFIG";
 
+/// Name of the object's word with the bits of [`resizing`](datapath_kern::abi::flow::resizing).
+pub(crate) const RESIZING: &str = "RESIZING";
+
 /// The object to load: that of a file, or the embedded one.
 ///
 /// # Errors

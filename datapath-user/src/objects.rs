@@ -185,7 +185,7 @@ fn view(path: &Path) -> Result<MapView, Error> {
 /// Counts the entries of a map whose layout is known.
 fn used(name: &str, map: Map) -> Option<usize> {
     match name {
-        "flows" | "pending" => keys::<FlowKey, Flow>(map),
+        "flows" | "pending" | "flows_before" | "pending_before" => keys::<FlowKey, Flow>(map),
         "endpoint_slots" => keys::<u32, u32>(map),
         "peer_indices" => keys::<Addr, u32>(map),
         "uplinks" => keys::<u32, Uplink>(map),

@@ -21,11 +21,13 @@ use crate::clsact;
 use crate::config::Config;
 use crate::error::Error;
 use crate::events::RING;
+use crate::flows::Which;
 use crate::journal::Journal;
 use crate::maps::PINNED;
 use crate::naming::digest;
 use crate::netkit;
-use crate::object::{PROGRAMS, SETTINGS};
+use crate::object::{PROGRAMS, RESIZING, SETTINGS};
+use crate::sizes::Sizes;
 
 /// Lines of a verifier log that are shown: its end has the reason.
 const LOG_LINES: usize = 15;
@@ -57,6 +59,15 @@ pub(crate) struct LinkChanges {
     pub(crate) replaced: usize,
     pub(crate) attached: usize,
     pub(crate) removed: usize,
+}
+
+/// The flow tables of a load.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tables {
+    pub(crate) sizes: Sizes,
+    /// Bits of [`resizing`](datapath_kern::abi::flow::resizing): the flow tables that are filled
+    /// from former ones.
+    pub(crate) resizing: u32,
 }
 
 /// Where at an interface a program is attached.
@@ -113,8 +124,8 @@ impl Programs {
         }
     }
 
-    /// Loads the object with these settings, with the maps that are pinned already, and pins the
-    /// programs and the other maps; programs that an earlier process made of the same are taken as
+    /// Loads the object with these settings, with the maps that are pinned already, and pins the programs and
+    /// the other maps; programs that an earlier process made of the same are taken as
     /// they are, without the second that the verifier takes.
     ///
     /// # Errors
@@ -123,11 +134,13 @@ impl Programs {
     pub(crate) fn load(
         &mut self,
         config: &Config,
+        tables: Tables,
         settings: &Settings,
         pins: &Pins,
         journal: &mut Journal,
     ) -> Result<(), Error> {
-        let wanted = digest(format!("{:x} {settings:?}", digest(&self.object)));
+        let object = digest(&self.object);
+        let wanted = digest(format!("{object:x} {settings:?} {tables:?}"));
         if journal.state().programs == wanted
             && let Some(programs) = pinned(&pins.programs())
         {
@@ -136,23 +149,38 @@ impl Programs {
         }
         // Not again before all of them are there.
         journal.change(|state| state.programs = 0)?;
-        self.verify(config, settings, pins)?;
+        self.verify(config, tables, settings, pins)?;
         journal.change(|state| state.programs = wanted)
     }
 
     /// Has the kernel verify the programs, and pins them.
-    fn verify(&mut self, config: &Config, settings: &Settings, pins: &Pins) -> Result<(), Error> {
+    fn verify(
+        &mut self,
+        config: &Config,
+        tables: Tables,
+        settings: &Settings,
+        pins: &Pins,
+    ) -> Result<(), Error> {
         let mut loader = EbpfLoader::new();
         loader
             .verifier_log_level(VerifierLogLevel::STATS)
             .override_global(SETTINGS, settings, true)
-            .map_max_entries("flows", config.max_flows)
-            .map_max_entries("pending", config.max_pending)
+            .map_max_entries("flows", tables.sizes.max_flows)
+            .map_max_entries("pending", tables.sizes.max_pending)
             .map_max_entries("fragments", config.max_fragments)
             .map_max_entries("fragment_ids", config.max_fragments)
             .map_max_entries(RING, config.event_ring_bytes);
         for name in PINNED {
             loader.map_pin_path(name, pins.maps().join(name));
+        }
+        if tables.resizing != 0 {
+            loader.override_global(RESIZING, &tables.resizing, true);
+        }
+        for which in [Which::FormerFlows, Which::FormerPending] {
+            let pin = pins.maps().join(which.map());
+            if tables.resizing != 0 && pin.exists() {
+                loader.map_pin_path(which.map(), pin);
+            }
         }
         let mut ebpf = loader
             .load(&self.object)

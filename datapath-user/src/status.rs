@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::adoption::Adoption;
+use crate::flows::SweepView;
 use crate::masquerade::NonMasqueradeView;
 use crate::uplink::UplinkView;
 
@@ -51,6 +52,9 @@ pub struct Status {
     pub flows: TableUse,
     /// Flows not proven yet.
     pub pending: TableUse,
+    /// How flows whose time is up were removed.
+    #[serde(default)]
+    pub sweeping: SweepView,
     /// Local endpoints.
     pub endpoints: usize,
     /// Peers.
@@ -69,10 +73,20 @@ pub struct Status {
 }
 
 /// How full a table is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableUse {
     /// Entries; two per connection.
     pub used: u32,
     /// Room for.
     pub max: u32,
+    /// Most entries that were ever seen in it since the datapath was opened: at the end of a sweep,
+    /// or when it was asked.
+    #[serde(default)]
+    pub high_water: u32,
+    /// Memory that it takes, whether it is full or not.
+    #[serde(default)]
+    pub memory_bytes: u64,
+    /// Of those used, entries that are still in a table of another size: they move a few at a time.
+    #[serde(default)]
+    pub moving: u32,
 }

@@ -7,7 +7,7 @@ use datapath_kern::abi::tally::Tally;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
-use crate::flows;
+use crate::flows::{self, Which};
 use crate::maps::Maps;
 
 /// What has happened to flows since the datapath was built. All are counts that only grow.
@@ -93,7 +93,10 @@ pub(crate) fn read(maps: &Maps, evicted: &AtomicU64) -> Result<Tallies, Error> {
         refused_busy: count(Tally::EstablishedBusy)?,
         refused_other: count(Tally::EstablishedOther)?,
     };
-    let present = flows::entries(&maps.pending, "pending")?.len();
+    let mut present = 0;
+    for which in [Which::Pending, Which::FormerPending] {
+        present += flows::count(&maps.tables, which)?;
+    }
     let inserted = count(Tally::PendingInserted)?;
     let removed = count(Tally::PendingRemoved)?;
     let swept = count(Tally::PendingSwept)?;
@@ -134,8 +137,8 @@ pub(crate) struct Swept {
 impl Swept {
     /// Counts entries of one of the tables; of a flow that was being promoted, all with the table
     /// that it was found in.
-    pub(crate) const fn add(&mut self, of_pending: bool, entries: usize) {
-        if of_pending {
+    pub(crate) const fn add(&mut self, which: Which, entries: usize) {
+        if matches!(which.successor(), Which::Pending) {
             self.pending += entries;
         } else {
             self.established += entries;

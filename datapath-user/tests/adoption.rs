@@ -296,8 +296,8 @@ fn what_does_not_fit_is_refused_and_runs_on() {
             error
         };
         let error = refused(
-            &|config| config.max_flows = 2048,
-            &["max_flows = 1024", "dpctl cleanup --bpffs"],
+            &|config| config.event_ring_bytes *= 2,
+            &["event_ring_bytes =", "dpctl cleanup --bpffs"],
         );
         assert!(matches!(error, Error::MapShape { .. }), "{error:?}");
         let error = refused(

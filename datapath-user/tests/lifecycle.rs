@@ -137,7 +137,7 @@ fn open_refuses_what_does_not_fit_the_machine() {
             said.contains("203.0.113.77") && said.contains("an address that this node has"),
             "{said}"
         );
-        let error = refused(&|config| config.max_flows = 1000);
+        let error = refused(&|config| config.max_flows = Some(1000));
         assert!(text(&error).contains("max_flows"), "{error}");
         let error = refused(&|config| config.gateways = vec![ip("10.9.9.9")]);
         assert!(text(&error).contains("gateway"), "{error}");

@@ -43,7 +43,9 @@ impl Rig {
     /// What the lab or the datapath says.
     pub fn datapath(underlay: Family) -> Result<Self> {
         let node = NodePlan::default();
-        Self::datapath_with(2, node, underlay, |config| config.max_flows = MAX_FLOWS)
+        Self::datapath_with(2, node, underlay, |config| {
+            config.max_flows = Some(MAX_FLOWS);
+        })
     }
 
     /// As [`Rig::datapath`], with so many nodes of this plan, and settings changed by `adjust`.

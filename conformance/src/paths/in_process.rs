@@ -252,8 +252,8 @@ fn config(node: &Node, tunnel: Family) -> Config {
             .to_vec(),
         underlay: vec![node.tunnel_address(tunnel)],
         // Many labs on one machine: some thousand connections are enough for each.
-        max_flows: 8192,
-        max_pending: 8192,
+        max_flows: Some(8192),
+        max_pending: Some(8192),
         ..Config::new(node.bpffs(), node.uplink().interfaces().iter().copied())
     }
 }

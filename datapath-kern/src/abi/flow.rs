@@ -180,6 +180,14 @@ pub mod state {
     }
 }
 
+/// Bits that say which flow tables are being filled from ones of another size; fixed at load.
+pub mod resizing {
+    /// That of established flows.
+    pub const FLOWS: u32 = 0x01;
+    /// That of flows not proven yet.
+    pub const PENDING: u32 = 0x02;
+}
+
 /// Values of [`Flow::verdict`].
 pub mod verdict {
     /// Not judged yet; never stored.

@@ -31,6 +31,7 @@ use datapath_kern::wire::ip::protocol;
 
 use super::arguments::{self, FibLookup};
 use super::maps;
+use super::resize::{Established, Pending, Resizable};
 
 /// The kernel as the packet logic's environment.
 pub(super) struct Kernel {
@@ -49,7 +50,7 @@ impl Kernel {
 datapath_kern::settings_by_volatile_load!(Kernel, &raw const maps::CONFIG);
 
 /// A BPF map behind [`Table`].
-struct Map<M: 'static>(&'static M);
+pub(super) struct Map<M: 'static>(pub(super) &'static M);
 
 /// What the kernel means by an error of `bpf_map_update_elem`.
 #[inline(always)]
@@ -154,12 +155,12 @@ impl Env for Kernel {
 
     #[inline(always)]
     fn flows(&self) -> impl Table<FlowKey, Flow> {
-        Map(&maps::FLOWS)
+        Resizable::<Established>::new()
     }
 
     #[inline(always)]
     fn pending(&self) -> impl Table<FlowKey, Flow> {
-        Map(&maps::PENDING)
+        Resizable::<Pending>::new()
     }
 
     #[inline(always)]

@@ -25,11 +25,25 @@ use super::arguments::Arguments;
 #[unsafe(no_mangle)]
 pub(super) static CONFIG: Config = Config::DEFAULT;
 
+/// Bits of `datapath_kern::abi::flow::resizing`: which of the flow tables are being filled from
+/// one of another size. Set as [`CONFIG`] is.
+#[unsafe(no_mangle)]
+pub(super) static RESIZING: u32 = 0;
+
 #[map(name = "flows")]
 pub(super) static FLOWS: HashMap<FlowKey, Flow> = HashMap::with_max_entries(131_072, 0);
 
 #[map(name = "pending")]
 pub(super) static PENDING: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_entries(32_768, 0);
+
+/// Established flows in a table of the former size, while it is being emptied into [`FLOWS`]; else
+/// nothing.
+#[map(name = "flows_before")]
+pub(super) static FLOWS_BEFORE: HashMap<FlowKey, Flow> = HashMap::with_max_entries(1, 0);
+
+/// The same of [`PENDING`].
+#[map(name = "pending_before")]
+pub(super) static PENDING_BEFORE: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_entries(1, 0);
 
 #[map(name = "endpoints")]
 pub(super) static ENDPOINTS: Array<Endpoint> = Array::with_max_entries(MAX_ENDPOINTS, 0);

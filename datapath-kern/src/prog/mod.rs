@@ -3,6 +3,7 @@
 mod arguments;
 mod env;
 mod maps;
+mod resize;
 mod skb;
 
 use aya_ebpf::bindings::__sk_buff;

@@ -7,7 +7,7 @@ use super::join::Joined;
 use super::list::Scan;
 use super::names::Names;
 use super::removal::remove_due;
-use super::table::{find, now_s};
+use super::table::{Tables, find, now_s};
 use crate::error::Error;
 use crate::maps::Maps;
 use crate::tallies::Swept;
@@ -57,7 +57,7 @@ pub(crate) fn flush(
             let mut swept = Swept::default();
             let outcome = due
                 .iter()
-                .try_for_each(|joined| remove(&mut scan.maps, joined, &mut swept));
+                .try_for_each(|joined| remove(&mut scan.maps.tables, joined, &mut swept));
             report.removed += swept.entries();
             record(swept)?;
             outcome?;
@@ -69,11 +69,11 @@ pub(crate) fn flush(
 }
 
 /// Removes what is there of a flow.
-fn remove(maps: &mut Maps, joined: &Joined, swept: &mut Swept) -> Result<(), Error> {
+fn remove(tables: &mut Tables, joined: &Joined, swept: &mut Swept) -> Result<(), Error> {
     for key in joined.keys() {
-        if let Some((of_pending, half)) = find(maps, &key, joined.id.pair) {
-            let removal = remove_due(maps, &key, &half, |_| true)?;
-            swept.add(of_pending, removal.removed + removal.displaced);
+        if let Some((which, half)) = find(tables, &key, joined.id.pair) {
+            let removal = remove_due(tables, &key, &half, |_| true)?;
+            swept.add(which, removal.gone());
             break;
         }
     }

@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 use std::collections::HashSet;
-use std::{mem, vec};
+use std::{array, mem, vec};
 
 use datapath_kern::abi::flow::{Flow, FlowKey};
 use serde::{Deserialize, Serialize};
@@ -11,7 +11,7 @@ use super::filter::FlowFilter;
 use super::join::{FlowId, Joined};
 use super::names::Names;
 use super::pair::{FlowPair, FlowTableName};
-use super::table::{find, now_s};
+use super::table::{Tables, Which, find, now_s, read};
 use super::words::words;
 use crate::batch::Cursor;
 use crate::error::Error;
@@ -200,20 +200,30 @@ pub(super) struct Scan {
     pub(super) examined: usize,
 }
 
-/// The pending table is read first: a flow that is promoted meanwhile is then found in both, and
-/// would be in neither the other way round.
+/// The tables in an order in which no flow is missed: one that is promoted meanwhile, or moved to a
+/// table of another size, is found in both, and would be in neither the other way round.
+const ORDER: [Which; 4] = [
+    Which::FormerPending,
+    Which::Pending,
+    Which::FormerFlows,
+    Which::Flows,
+];
+
 enum Phase {
-    Pending(Cursor<FlowKey, Flow>),
-    Established(Cursor<FlowKey, Flow>),
-    /// What is left when both are read.
+    /// Reading the tables that are left.
+    Tables(array::IntoIter<Which, 4>, Which, Cursor<FlowKey, Flow>),
+    /// What is left when all are read.
     Rest(vec::IntoIter<Joined>),
 }
 
 impl Scan {
     pub(super) fn new(maps: Maps) -> Self {
+        let [first, ..] = ORDER;
+        let mut tables = ORDER.into_iter();
+        tables.next();
         Self {
             maps,
-            phase: Phase::Pending(Cursor::new()),
+            phase: Phase::Tables(tables, first, Cursor::new()),
             join: Join::default(),
             entries: Vec::new(),
             examined: 0,
@@ -233,27 +243,28 @@ impl Scan {
     ) -> Result<bool, Error> {
         self.entries.clear();
         match &mut self.phase {
-            Phase::Pending(cursor) => {
-                let read = cursor.read(&self.maps.pending, &mut self.entries);
-                let more = read.map_err(Error::map("read", "pending"))?;
+            Phase::Tables(left, which, cursor) => {
+                let tables = &self.maps.tables;
+                let more = match tables.get(*which) {
+                    Some(table) => read(cursor, table, *which, &mut self.entries)?,
+                    None => false,
+                };
+                // While one table is filled from another, a flow may be seen in both.
+                let at_once = !tables.are_filled();
                 for (key, half) in &self.entries {
-                    self.join.add(FlowTableName::Pending, key, half, wants);
-                }
-                if !more {
-                    self.phase = Phase::Established(Cursor::new());
-                }
-            }
-            Phase::Established(cursor) => {
-                let read = cursor.read(&self.maps.flows, &mut self.entries);
-                let more = read.map_err(Error::map("read", "flows"))?;
-                for (key, half) in &self.entries {
-                    let table = FlowTableName::Established;
-                    if let Some(whole) = self.join.add(table, key, half, wants) {
-                        each(&whole);
+                    if let Some(whole) = self.join.add(name(*which), key, half, wants) {
+                        if at_once {
+                            each(&whole);
+                        } else {
+                            self.join.0.insert(whole);
+                        }
                     }
                 }
                 if !more {
-                    self.phase = Phase::Rest(self.join.rest());
+                    self.phase = match left.next() {
+                        Some(next) => Phase::Tables(left.clone(), next, Cursor::new()),
+                        None => Phase::Rest(self.join.rest()),
+                    };
                 }
             }
             Phase::Rest(rest) => {
@@ -261,7 +272,7 @@ impl Scan {
                     let found = if joined.is_whole() {
                         Some(joined)
                     } else {
-                        look_again(&self.maps, &joined)
+                        look_again(&self.maps.tables, &joined)
                     };
                     if let Some(joined) = found {
                         each(&joined);
@@ -277,15 +288,11 @@ impl Scan {
 
 /// The flow that one half was read of as it is now; none where it is gone. Its other half was
 /// entered, or moved to the other table, while they were read.
-fn look_again(maps: &Maps, joined: &Joined) -> Option<Joined> {
+fn look_again(tables: &Tables, joined: &Joined) -> Option<Joined> {
     let mut again = None::<Joined>;
     for key in joined.keys() {
-        if let Some((of_pending, half)) = find(maps, &key, joined.id.pair) {
-            let table = if of_pending {
-                FlowTableName::Pending
-            } else {
-                FlowTableName::Established
-            };
+        if let Some((which, half)) = find(tables, &key, joined.id.pair) {
+            let table = name(which);
             match &mut again {
                 Some(again) => again.add(table, &half),
                 None => again = Some(Joined::new(joined.id, table, &key, &half)),
@@ -293,6 +300,14 @@ fn look_again(maps: &Maps, joined: &Joined) -> Option<Joined> {
         }
     }
     again
+}
+
+/// The name of a table, whatever its size.
+const fn name(which: Which) -> FlowTableName {
+    match which.successor() {
+        Which::Pending => FlowTableName::Pending,
+        _ => FlowTableName::Established,
+    }
 }
 
 /// Halves that wait for the other one.

@@ -15,15 +15,16 @@ use datapath_kern::abi::tunnel::{Peer, Uplink};
 use datapath_tunnel::netlink::{Address, Route};
 use ipnet::IpNet;
 
-use super::{Node, Site, address_or_none, prefixes};
+use super::{Node, Site, address_or_none, prefixes, resize};
 use crate::adoption::Adoption;
 use crate::bpffs::Pins;
 use crate::config::{Config, Tunnel};
 use crate::error::Error;
+use crate::flows::{self, Which};
 use crate::gateway::{self, Gateway};
 use crate::journal::Journal;
 use crate::maps::{Maps, gone, pinned};
-use crate::programs::Programs;
+use crate::programs::{self, Programs};
 use crate::uplink;
 
 /// What the ipcache says.
@@ -53,7 +54,9 @@ impl Node {
         node.forget_masqueraded()?;
         adoption.endpoints_kept = node.endpoints.len();
         adoption.peers_kept = node.peers.len();
-        adoption.flows_kept = node.maps.flows.keys().count();
+        for which in [Which::Flows, Which::FormerFlows] {
+            adoption.flows_kept += flows::count(&node.maps.tables, which)?;
+        }
         node.adoption = Some(adoption);
         Ok(node)
     }
@@ -79,15 +82,35 @@ impl Node {
 
     /// Puts new programs in the place of the old ones, which run until these have been found good.
     fn replace_programs(&mut self, config: &Config, adoption: &mut Adoption) -> Result<(), Error> {
+        self.begin_resize()?;
+        self.renew_programs(config, resize::bits(&self.pins.maps()))?;
+        self.reopen_tables()?;
+        self.programs.detach_others()?;
+        let changes = self.programs.changes();
+        adoption.links_replaced = changes.replaced;
+        adoption.links_attached = changes.attached;
+        adoption.links_removed = changes.removed;
+        // Not before: the old programs would judge by what they were loaded with.
+        self.adopt_settings(config, adoption)
+    }
+
+    /// Loads programs that look into former flow tables as the bits of `resizing` say, and puts them
+    /// in the place of those that run.
+    pub(super) fn renew_programs(&mut self, config: &Config, resizing: u32) -> Result<(), Error> {
         let seed = self.journal.state().seed;
         let settings = self.settings(config, seed);
         let Self {
             programs,
             pins,
             journal,
+            sizes,
             ..
         } = self;
-        programs.load(config, &settings, pins, journal)?;
+        let tables = programs::Tables {
+            sizes: *sizes,
+            resizing,
+        };
+        programs.load(config, tables, &settings, pins, journal)?;
         self.attach_node()?;
         let pods: Vec<_> = self
             .endpoints
@@ -100,13 +123,7 @@ impl Node {
                 .set_up(wire.host_index, true)
                 .map_err(Error::network(&wire.host_interface))?;
         }
-        self.programs.detach_others()?;
-        let changes = self.programs.changes();
-        adoption.links_replaced = changes.replaced;
-        adoption.links_attached = changes.attached;
-        adoption.links_removed = changes.removed;
-        // Not before: the old programs would judge by what they were loaded with.
-        self.adopt_settings(config, adoption)
+        Ok(())
     }
 
     fn adopt_host(&mut self, config: &Config) -> Result<(), Error> {

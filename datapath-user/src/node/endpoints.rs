@@ -200,7 +200,7 @@ impl Node {
         );
         errors.extend(self.vacate_slot(slot).err());
         errors.extend(self.set_next_hop(slot, NextHop::default()).err());
-        let its = |flow: &Flow, _| flow.from == end.raw() || flow.to == end.raw();
+        let its = |flow: &Flow| flow.from == end.raw() || flow.to == end.raw();
         errors.extend(flows::sweep(&mut self.maps, its).err());
         // The slot is free for another one when nothing of this one is left.
         if errors.is_empty() {

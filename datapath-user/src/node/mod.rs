@@ -8,7 +8,9 @@ mod prefixes;
 mod recover;
 mod refresh;
 mod renew;
+pub(crate) mod resize;
 mod settings;
+mod tables;
 
 use std::borrow::Cow;
 use std::mem;
@@ -30,12 +32,14 @@ pub(crate) use self::endpoints::Local;
 use self::outside::Outside;
 pub(crate) use self::peers::Remote;
 use self::refresh::Watch;
+use self::tables::HighWater;
 use crate::adoption::Adoption;
 use crate::bpffs::Pins;
 use crate::config::Config;
 use crate::datapath::ByName;
 use crate::endpoint::Wire;
 use crate::error::Error;
+use crate::flows::Sweeper;
 use crate::gateway::{self, Gateway};
 use crate::inventory::{self, Found};
 use crate::journal::Journal;
@@ -44,8 +48,9 @@ use crate::naming;
 use crate::object;
 use crate::pair::{self, Pair};
 use crate::probe::Kernel;
-use crate::programs::Programs;
+use crate::programs::{self, Programs};
 use crate::remains;
+use crate::sizes::{Memory, Sizes};
 use crate::uplink::{self, UplinkView};
 
 /// A datapath in the kernel. Dropping it lets go of it: all that is pinned goes on.
@@ -65,6 +70,10 @@ pub(crate) struct Node {
     netlink: Netlink,
     pub(crate) watch: Watch,
     pub(crate) outside: Outside,
+    pub(crate) sweeper: Sweeper,
+    high_water: HighWater,
+    /// Wanted; the tables may have others for a while.
+    sizes: Sizes,
     /// The lock goes last.
     pins: Pins,
 }
@@ -79,10 +88,12 @@ struct Site {
     pairs: pair::Choice,
     object: Cow<'static, [u8]>,
     outside: Outside,
+    sizes: Sizes,
 }
 
 impl Site {
     fn look(config: &Config) -> Result<Self, Error> {
+        let sizes = Sizes::of(config, Memory::look()?)?;
         let kernel = Kernel::probe()?.attaching(config.attach)?;
         let pairs = pair::Choice::of(config.pod_device, &kernel)?;
         let object = object::read(config.object.as_deref())?;
@@ -101,6 +112,7 @@ impl Site {
             pairs,
             object,
             outside: Outside::of(config),
+            sizes,
         })
     }
 }
@@ -159,11 +171,22 @@ impl Node {
         let mtu_bytes = uplink::device_mtu_bytes(&site.uplinks);
         let gateway = Gateway::create(&site.netlink, &config.gateways, mtu_bytes)?;
         let seed = journal.state().seed;
-        let mut settings = settings::of(config, &site.kernel, &gateway, &site.uplinks, seed);
+        let mut settings = settings::of(
+            config,
+            &site.kernel,
+            &gateway,
+            &site.uplinks,
+            site.sizes,
+            seed,
+        );
         settings.netkit_pods = u32::from(site.pairs.pair == Pair::Netkit);
         let object = mem::take(&mut site.object);
         let mut programs = Programs::new(pins, site.kernel.tcx, object);
-        programs.load(config, &settings, pins, &mut journal)?;
+        let tables = programs::Tables {
+            sizes: site.sizes,
+            resizing: 0,
+        };
+        programs.load(config, tables, &settings, pins, &mut journal)?;
         let maps = Maps::open(&pins.maps())?;
         Ok((gateway, programs, maps, journal))
     }
@@ -188,6 +211,9 @@ impl Node {
             adoption: None,
             watch: Watch::default(),
             outside: site.outside,
+            sweeper: Sweeper::default(),
+            high_water: HighWater::default(),
+            sizes: site.sizes,
             programs,
             journal,
             netlink: site.netlink,
@@ -255,14 +281,27 @@ impl Node {
     /// Tells settings that flows were judged under from others.
     fn settings_digest(&self, config: &Config) -> u64 {
         let seed = self.journal.state().seed;
-        naming::digest(format!("{:?}", self.settings(config, seed)))
+        let settings = Settings {
+            // What an endpoint may begin decides nothing about what it has begun.
+            endpoint_established: 0,
+            endpoint_begun_per_s: 0,
+            ..self.settings(config, seed)
+        };
+        naming::digest(format!("{settings:?}"))
     }
 
     /// The settings of a load, with the pods that there are.
     fn settings(&self, config: &Config, seed: u32) -> Settings {
         let mut pods = self.endpoints.values().map(|local| local.wire.pair);
         let netkit = self.pairs.pair == Pair::Netkit || pods.any(|pair| pair == Pair::Netkit);
-        let settings = settings::of(config, &self.kernel, &self.gateway, &self.uplinks, seed);
+        let settings = settings::of(
+            config,
+            &self.kernel,
+            &self.gateway,
+            &self.uplinks,
+            self.sizes,
+            seed,
+        );
         Settings {
             netkit_pods: netkit.into(),
             ..settings

@@ -218,7 +218,7 @@ impl Node {
                 .err(),
         );
         errors.extend(self.renew_world().err());
-        let its = |flow: &Flow, _| flow.from == end.raw() || flow.to == end.raw();
+        let its = |flow: &Flow| flow.from == end.raw() || flow.to == end.raw();
         errors.extend(flows::sweep(&mut self.maps, its).err());
         // The index is free for another one when nothing of this one is left.
         if errors.is_empty() {

@@ -6,6 +6,7 @@ use super::address_or_none;
 use crate::config::{Config, EarlyFragments, EndpointShare, IdentityFrom, Tunnel};
 use crate::gateway::Gateway;
 use crate::probe::Kernel;
+use crate::sizes::Sizes;
 use crate::uplink::UplinkView;
 
 /// One end has so many parts of the room for fragments at most, one of them.
@@ -17,6 +18,7 @@ pub(super) fn of(
     kernel: &Kernel,
     gateway: &Gateway,
     uplinks: &[UplinkView],
+    sizes: Sizes,
     seed: u32,
 ) -> Settings {
     Settings {
@@ -45,11 +47,11 @@ pub(super) fn of(
         uplinks_pass_gso: u16::from(uplinks.iter().all(UplinkView::passes_gso)),
         endpoint_established: EndpointShare::flows(
             config.endpoint_share.established_percent,
-            config.max_flows,
+            sizes.max_flows,
         ),
         endpoint_begun_per_s: EndpointShare::flows(
             config.endpoint_share.pending_percent,
-            config.max_pending,
+            sizes.max_pending,
         ),
         fragments_to_stack: u32::from(config.fragments == EarlyFragments::Stack),
         fragments_per_end: config.max_fragments / SHARES,

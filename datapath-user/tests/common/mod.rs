@@ -136,8 +136,8 @@ impl Lab {
         Config {
             pod_cidrs: vec![net("10.244.1.0/24"), net("fd00:244:1::/64")],
             gateways: vec![ip("10.244.1.1"), ip("fd00:244:1::1")],
-            max_flows: 1024,
-            max_pending: 1024,
+            max_flows: Some(1024),
+            max_pending: Some(1024),
             ..Config::new(self.directory().join("bpf"), [UPLINK])
         }
     }

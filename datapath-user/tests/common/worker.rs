@@ -30,6 +30,8 @@ pub(crate) struct Job {
     pub(crate) churn: Vec<EndpointSpec>,
     /// Set and removed, likewise.
     pub(crate) churn_peers: Vec<PeerSpec>,
+    /// Sweeps once it is ready, until it is killed.
+    pub(crate) sweeps: bool,
     /// Closes the datapath in the end of a round, and opens it again.
     pub(crate) close: bool,
 }
@@ -42,6 +44,7 @@ impl Job {
             peers: Vec::new(),
             churn: Vec::new(),
             churn_peers: Vec::new(),
+            sweeps: false,
             close: false,
         }
     }
@@ -116,6 +119,11 @@ pub(crate) fn work_if_told() {
             say("ready");
         }
         first = false;
+        if job.sweeps {
+            loop {
+                datapath.sweep_slice().unwrap();
+            }
+        }
         if job.churn.is_empty() && job.churn_peers.is_empty() && !job.close {
             loop {
                 thread::sleep(Duration::from_mins(1));

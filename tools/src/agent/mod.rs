@@ -26,8 +26,8 @@ use crate::{
     error::{Error, Result},
 };
 
-/// How often flows whose time is up are removed.
-const SWEEP_EVERY: Duration = Duration::from_secs(5);
+/// How long to leave the flows alone after they could not be swept.
+const SWEEP_AGAIN: Duration = Duration::from_secs(5);
 /// How long requests may go on after the last connection has ended.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Threads that requests run on. All but status and flows take microseconds.
@@ -109,21 +109,23 @@ async fn serve(socket: &Socket, node: &Arc<LocalNode>, stop: Stop) -> Result<()>
 }
 
 async fn sweep(node: Arc<LocalNode>) {
-    let mut ticks = time::interval(SWEEP_EVERY);
-    ticks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
     loop {
-        ticks.tick().await;
-        let node = Arc::clone(&node);
-        match task::spawn_blocking(move || node.sweep()).await {
-            Ok(Ok(())) => {}
+        let sweeping = Arc::clone(&node);
+        let pause = match task::spawn_blocking(move || sweeping.sweep()).await {
+            Ok(Ok(pause)) => pause,
             Ok(Err(error)) => {
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
                     "sweep of flows failed"
                 );
+                SWEEP_AGAIN
             }
-            Err(panic) => tracing::error!(%panic, "sweep of flows panicked"),
-        }
+            Err(panic) => {
+                tracing::error!(%panic, "sweep of flows panicked");
+                SWEEP_AGAIN
+            }
+        };
+        time::sleep(pause).await;
     }
 }
 

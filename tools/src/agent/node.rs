@@ -97,19 +97,26 @@ impl LocalNode {
         self.datapath.leave();
     }
 
-    /// Removes flows whose time is up.
+    /// Removes flows whose time is up for a few milliseconds; returns when to go on.
     ///
     /// # Errors
     ///
     /// [`Error::Datapath`] when a map cannot be read.
-    pub fn sweep(&self) -> Result<()> {
-        let report = self.datapath.sweep()?;
-        tracing::debug!(
-            examined = report.examined,
-            removed = report.removed,
-            "flows swept"
-        );
-        Ok(())
+    pub fn sweep(&self) -> Result<Duration> {
+        let slice = self.datapath.sweep_slice()?;
+        if let Some(pass) = slice.pass {
+            tracing::debug!(
+                examined = pass.report.examined,
+                removed = pass.report.removed,
+                put_back = pass.report.put_back,
+                slices = pass.slices,
+                cpu = ?pass.cpu,
+                elapsed = ?pass.elapsed,
+                next = ?slice.pause,
+                "flows swept"
+            );
+        }
+        Ok(slice.pause)
     }
 
     /// Follows changes of the network until `stop` is closed, see [`Datapath::follow`].

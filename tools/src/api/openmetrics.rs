@@ -8,6 +8,8 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use datapath_user::SweepView;
+
 use super::{Failure, Kind, Node};
 
 /// Media type of the text (`OpenMetrics` 1.0).
@@ -161,6 +163,32 @@ fn tables(registry: &mut Registry, node: &dyn Node) -> Result<(), Failure> {
         "Entries that the flow tables have room for",
         max,
     );
+    let high_water = Family::<Table, Gauge<u64, AtomicU64>>::default();
+    let memory = Family::<Table, Gauge<u64, AtomicU64>>::default();
+    let moving = Family::<Table, Gauge<u64, AtomicU64>>::default();
+    for (table, figures) in [("established", status.flows), ("pending", status.pending)] {
+        let labels = Table { table };
+        let entries = u64::from(figures.high_water);
+        high_water.get_or_create(&labels).set(entries);
+        memory.get_or_create(&labels).set(figures.memory_bytes);
+        moving.get_or_create(&labels).set(figures.moving.into());
+    }
+    registry.register(
+        "flows_high_water",
+        "Most entries of the flow tables that were seen in use at once",
+        high_water,
+    );
+    registry.register(
+        "flows_memory_bytes",
+        "Memory that the flow tables take",
+        memory,
+    );
+    registry.register(
+        "flows_moving",
+        "Entries that are still in a flow table of the former size",
+        moving,
+    );
+    sweeping(registry, &status.sweeping);
     for (name, help, count) in [
         ("endpoints", "Connected pods", status.endpoints),
         ("peers", "Known nodes", status.peers),
@@ -231,6 +259,64 @@ fn tallies(registry: &mut Registry, node: &dyn Node) -> Result<(), Failure> {
         turns,
     );
     Ok(())
+}
+
+fn sweeping(registry: &mut Registry, view: &SweepView) {
+    for (name, help, count) in [
+        ("sweep_passes", "Passes over all flows", view.passes),
+        ("sweep_slices", "Slices of those passes", view.slices),
+        ("sweep_examined", "Entries looked at", view.examined),
+        (
+            "sweep_removed",
+            "Entries removed for their time was up",
+            view.removed,
+        ),
+        (
+            "sweep_put_back",
+            "Entries that came to life while they were taken out, and were put back",
+            view.put_back,
+        ),
+        (
+            "sweep_displaced",
+            "Entries that came to life while they were taken out, and lost their place",
+            view.displaced,
+        ),
+        (
+            "sweep_cpu_us",
+            "CPU time of sweeping, microseconds",
+            view.cpu_us,
+        ),
+    ] {
+        let counter = Counter::<u64>::default();
+        counter.inc_by(count);
+        registry.register(name, help, counter);
+    }
+    for (name, help, value) in [
+        (
+            "sweep_longest_slice_us",
+            "CPU time of the longest slice, microseconds",
+            view.longest_slice_us,
+        ),
+        (
+            "sweep_last_cpu_us",
+            "CPU time of the last pass, microseconds",
+            view.last_cpu_us,
+        ),
+        (
+            "sweep_last_elapsed_ms",
+            "Time from the beginning of the last pass to its end, milliseconds",
+            view.last_elapsed_ms,
+        ),
+        (
+            "sweep_interval_ms",
+            "Time from the last pass to the next one, milliseconds",
+            view.interval_ms,
+        ),
+    ] {
+        let gauge = Gauge::<u64, AtomicU64>::default();
+        gauge.set(value);
+        registry.register(name, help, gauge);
+    }
 }
 
 fn addresses(registry: &mut Registry, node: &dyn Node) -> Result<(), Failure> {

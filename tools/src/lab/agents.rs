@@ -263,8 +263,8 @@ fn config(node: &Node, tunnel: Tunnel) -> Config {
                 .map(|family| plan::pod_cidr(number, family))
                 .to_vec(),
             tunnel,
-            max_flows: MAX_FLOWS,
-            max_pending: MAX_FLOWS,
+            max_flows: Some(MAX_FLOWS),
+            max_pending: Some(MAX_FLOWS),
             ..datapath_user::Config::new(node.bpffs(), [plan::UPLINK])
         })
     }

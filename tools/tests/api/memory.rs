@@ -80,8 +80,17 @@ impl Node for Memory {
                 gateway_mac: "02:00:00:00:00:00".to_owned(),
                 pod_cidrs: vec![RANGE.parse().unwrap()],
                 pod_mtu_bytes: 1450,
-                flows: TableUse { used: 2, max: 8 },
-                pending: TableUse { used: 1, max: 4 },
+                flows: TableUse {
+                    used: 2,
+                    max: 8,
+                    ..TableUse::default()
+                },
+                pending: TableUse {
+                    used: 1,
+                    max: 4,
+                    ..TableUse::default()
+                },
+                sweeping: datapath_user::SweepView::default(),
                 endpoints: self.endpoints.lock().unwrap().len(),
                 peers: self.peers.lock().unwrap().len(),
                 refreshes: 0,

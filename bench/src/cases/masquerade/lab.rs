@@ -189,10 +189,10 @@ impl Lab {
         let rig = if shape.variant == Variant::Datapath {
             Rig::datapath_with(1, node, Family::Ipv4, |config| {
                 let entries = shape.room.saturating_mul(2).next_power_of_two();
-                config.max_flows = config.max_flows.max(1 << 17).max(entries);
-                config.max_pending = config.max_pending.max(1 << 15);
+                config.max_flows = config.max_flows.max(Some(1 << 17)).max(Some(entries));
+                config.max_pending = config.max_pending.max(Some(1 << 15));
                 if shape.pending_s != LONG_S || shape.nat_ports.is_some() {
-                    config.max_pending = config.max_pending.max(entries.saturating_mul(2));
+                    config.max_pending = config.max_pending.max(Some(entries.saturating_mul(2)));
                 }
                 config.pod_device = PodDevice::Veth;
                 // Four pods are no crowd that would have to be kept from each other.
