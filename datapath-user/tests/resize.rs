@@ -24,7 +24,7 @@ use common::{
     tcp, udp,
     worker::{Job, Worker, work_if_told},
 };
-use datapath_user::{Config, Datapath, FlowView, Status};
+use datapath_user::{Config, Datapath, FlowFilter, FlowOrder, FlowView, Status};
 
 /// Kills while flows are being moved.
 const KILLS: u64 = 6;
@@ -159,6 +159,13 @@ fn what_does_not_fit_waits_in_the_former_table() {
         let of_three = flows.iter().filter(|flow| flow.from == "web-3");
         assert_eq!(of_three.count(), FLOWS, "none is lost");
         packets(&flows);
+        let list = second.list_flows(&FlowFilter::default(), FlowOrder::default());
+        let mut pairs: Vec<_> = list.unwrap().rest().unwrap();
+        let listed = pairs.len();
+        pairs.sort_unstable_by_key(|flow| flow.pair);
+        pairs.dedup_by_key(|flow| flow.pair);
+        assert_eq!(pairs.len(), listed, "none is listed twice");
+        assert_eq!(listed * 2, flows.len());
         for stream in &mut streams {
             stream.echo();
             stream.pair(&flows);

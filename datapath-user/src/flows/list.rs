@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 use std::collections::HashSet;
-use std::{array, mem, vec};
+use std::{mem, vec};
 
 use datapath_kern::abi::flow::{Flow, FlowKey};
 use serde::{Deserialize, Serialize};
@@ -200,8 +200,9 @@ pub(super) struct Scan {
     pub(super) examined: usize,
 }
 
-/// The tables in an order in which no flow is missed: one that is promoted meanwhile, or moved to a
-/// table of another size, is found in both, and would be in neither the other way round.
+/// The tables in the order that they are read in. Pending ones come first: a flow that is promoted
+/// meanwhile is then found in both, and would be in neither the other way round. For the same reason
+/// a table of a former size comes before the one that is filled from it.
 const ORDER: [Which; 4] = [
     Which::FormerPending,
     Which::Pending,
@@ -210,20 +211,17 @@ const ORDER: [Which; 4] = [
 ];
 
 enum Phase {
-    /// Reading the tables that are left.
-    Tables(array::IntoIter<Which, 4>, Which, Cursor<FlowKey, Flow>),
+    /// Those of [`ORDER`] that are still to be read, the first from where it was read up to.
+    Tables(&'static [Which], Cursor<FlowKey, Flow>),
     /// What is left when all are read.
     Rest(vec::IntoIter<Joined>),
 }
 
 impl Scan {
     pub(super) fn new(maps: Maps) -> Self {
-        let [first, ..] = ORDER;
-        let mut tables = ORDER.into_iter();
-        tables.next();
         Self {
             maps,
-            phase: Phase::Tables(tables, first, Cursor::new()),
+            phase: Phase::Tables(&ORDER, Cursor::new()),
             join: Join::default(),
             entries: Vec::new(),
             examined: 0,
@@ -243,30 +241,25 @@ impl Scan {
     ) -> Result<bool, Error> {
         self.entries.clear();
         match &mut self.phase {
-            Phase::Tables(left, which, cursor) => {
+            Phase::Tables([which, rest @ ..], cursor) => {
                 let tables = &self.maps.tables;
                 let more = match tables.get(*which) {
                     Some(table) => read(cursor, table, *which, &mut self.entries)?,
                     None => false,
                 };
-                // While one table is filled from another, a flow may be seen in both.
-                let at_once = !tables.are_filled();
+                // One that is being moved may be read again: then all wait for the end.
+                let last = *which == Which::Flows && !tables.are_filled();
                 for (key, half) in &self.entries {
-                    if let Some(whole) = self.join.add(name(*which), key, half, wants) {
-                        if at_once {
-                            each(&whole);
-                        } else {
-                            self.join.0.insert(whole);
-                        }
+                    let table = table_name(*which);
+                    if let Some(whole) = self.join.add(table, key, half, last, wants) {
+                        each(&whole);
                     }
                 }
                 if !more {
-                    self.phase = match left.next() {
-                        Some(next) => Phase::Tables(left.clone(), next, Cursor::new()),
-                        None => Phase::Rest(self.join.rest()),
-                    };
+                    self.phase = Phase::Tables(rest, Cursor::new());
                 }
             }
+            Phase::Tables([], _) => self.phase = Phase::Rest(self.join.rest()),
             Phase::Rest(rest) => {
                 for joined in rest.by_ref().take(SLICE) {
                     let found = if joined.is_whole() {
@@ -292,7 +285,7 @@ fn look_again(tables: &Tables, joined: &Joined) -> Option<Joined> {
     let mut again = None::<Joined>;
     for key in joined.keys() {
         if let Some((which, half)) = find(tables, &key, joined.id.pair) {
-            let table = name(which);
+            let table = table_name(which);
             match &mut again {
                 Some(again) => again.add(table, &half),
                 None => again = Some(Joined::new(joined.id, table, &key, &half)),
@@ -302,8 +295,7 @@ fn look_again(tables: &Tables, joined: &Joined) -> Option<Joined> {
     again
 }
 
-/// The name of a table, whatever its size.
-const fn name(which: Which) -> FlowTableName {
+fn table_name(which: Which) -> FlowTableName {
     match which.successor() {
         Which::Pending => FlowTableName::Pending,
         _ => FlowTableName::Established,
@@ -315,13 +307,14 @@ const fn name(which: Which) -> FlowTableName {
 struct Join(HashSet<Joined>);
 
 impl Join {
-    /// Adds an entry; returns the flow that it completes in the established table. Others stay:
-    /// what is in the pending table now may be in the other one when that is read.
+    /// Adds an entry; returns the flow that it completes in the `last` table. Others stay: what is in
+    /// this table now may be in a later one when that is read.
     fn add(
         &mut self,
         table: FlowTableName,
         key: &FlowKey,
         half: &Flow,
+        last: bool,
         wants: &mut dyn FnMut(&Joined) -> bool,
     ) -> Option<Joined> {
         let id = FlowId::of(key, half);
@@ -333,7 +326,7 @@ impl Join {
         } else if !wants(&joined) {
             return None;
         }
-        if joined.is_whole_in(FlowTableName::Established) {
+        if last && joined.is_whole_in(FlowTableName::Established) {
             return Some(joined);
         }
         self.0.insert(joined);
@@ -373,7 +366,7 @@ mod tests {
     const ESTABLISHED: FlowTableName = FlowTableName::Established;
 
     fn add(join: &mut Join, table: FlowTableName, (key, half): &(FlowKey, Flow)) -> Option<Joined> {
-        join.add(table, key, half, &mut |_| true)
+        join.add(table, key, half, true, &mut |_| true)
     }
 
     #[test]
@@ -415,7 +408,7 @@ mod tests {
     fn what_is_not_wanted_does_not_wait() {
         let mut join = Join::default();
         for (key, half) in masqueraded(40_000, 9) {
-            let whole = join.add(ESTABLISHED, &key, &half, &mut |_| false);
+            let whole = join.add(ESTABLISHED, &key, &half, true, &mut |_| false);
             assert!(whole.is_none());
         }
         assert_eq!(join.rest().len(), 0);
