@@ -382,6 +382,7 @@ impl Datapath {
             let flows = node.table_use(Which::Flows, Which::FormerFlows)?;
             let pending = node.table_use(Which::Pending, Which::FormerPending)?;
             Ok(Status {
+                tallies: tallies::read(&node.maps, &self.evicted)?,
                 kernel: node.kernel.release.clone(),
                 abi_version: abi::VERSION,
                 tunnel: config.tunnel.name().to_owned(),

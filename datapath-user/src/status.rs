@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::adoption::Adoption;
 use crate::flows::SweepView;
 use crate::masquerade::NonMasqueradeView;
+use crate::tallies::Tallies;
 use crate::uplink::UplinkView;
 
 /// A datapath at a glance.
@@ -55,6 +56,9 @@ pub struct Status {
     /// How flows whose time is up were removed.
     #[serde(default)]
     pub sweeping: SweepView,
+    /// What has happened to flows and their entries, by reason.
+    #[serde(default)]
+    pub tallies: Tallies,
     /// Local endpoints.
     pub endpoints: usize,
     /// Peers.

@@ -76,6 +76,16 @@ pub(crate) fn status() -> Status {
                 memory_bytes: 6_029_312,
                 moving: 0,
             },
+            tallies: Tallies {
+                pending: TableTally {
+                    evicted: 12,
+                    refused_full: 3,
+                    refused_busy: 1,
+                    ..TableTally::default()
+                },
+                quota_pending: 5,
+                ..Tallies::default()
+            },
             sweeping: datapath_user::SweepView {
                 passes: 14,
                 slices: 30,

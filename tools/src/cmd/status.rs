@@ -1,7 +1,9 @@
 //! `dpctl status`
 
 use clap::Args;
-use datapath_user::{Adoption, ListedBy, NonMasqueradeView, SweepView, UplinkState, UplinkView};
+use datapath_user::{
+    Adoption, ListedBy, NonMasqueradeView, SweepView, TableTally, Tallies, UplinkState, UplinkView,
+};
 
 use super::{Context, Outcome};
 use crate::{
@@ -94,6 +96,7 @@ fn rows(status: &api::Status, socket: String) -> Vec<(&'static str, String)> {
         ("gateway", format!("{gateways} at {}", datapath.gateway_mac)),
         ("flows", occupancy(datapath.flows)),
         ("pending", occupancy(datapath.pending)),
+        ("entries", entries(&datapath.tallies)),
         ("sweeping", sweeping(&datapath.sweeping)),
         ("endpoints", datapath.endpoints.to_string()),
         ("peers", datapath.peers.to_string()),
@@ -199,6 +202,29 @@ fn occupancy(table: api::TableUse) -> String {
 }
 
 /// How flows are removed whose time is up.
+/// What the tables let go of or refused, and which flows were not begun for it.
+fn entries(tallies: &Tallies) -> String {
+    let refused = |of: &TableTally| {
+        let reasons = of.refused().into_iter().filter(|(_, count)| *count > 0);
+        let reasons: Vec<_> = reasons
+            .map(|(word, count)| format!("{count} ({word})"))
+            .collect();
+        if reasons.is_empty() {
+            "0".to_owned()
+        } else {
+            reasons.join(", ")
+        }
+    };
+    let table =
+        |name, of: &TableTally| format!("{name}: {} evicted, refused {}", of.evicted, refused(of));
+    let by_share = tallies.quota_established + tallies.quota_pending;
+    format!(
+        "{}; {}; flows refused by an endpoint's share: {by_share}",
+        table("flows", &tallies.established),
+        table("pending", &tallies.pending),
+    )
+}
+
 fn sweeping(view: &SweepView) -> String {
     let millis = |us: u64| format!("{}.{} ms", us / 1000, us % 1000 / 100);
     format!(
@@ -237,6 +263,7 @@ mod tests {
         gateway    10.244.1.1, fd00:10:244:1::1 at 02:00:00:00:00:01
         flows      1500 of 131072 entries (1.1%), at most 60211 (45.9%), in 24 MiB
         pending    0 of 32768 entries (0.0%), at most 412 (1.2%), in 6 MiB
+        entries    flows: 0 evicted, refused 0; pending: 12 evicted, refused 3 (full), 1 (busy); flows refused by an endpoint's share: 5
         sweeping   14 passes, 2650 of 21400 entries removed, 1 put back; the last took 1.6 ms of a processor, the longest slice 3.0 ms; one every 10 s
         endpoints  2
         peers      1

@@ -90,6 +90,7 @@ impl Node for Memory {
                     max: 4,
                     ..TableUse::default()
                 },
+                tallies: Tallies::default(),
                 sweeping: datapath_user::SweepView::default(),
                 endpoints: self.endpoints.lock().unwrap().len(),
                 peers: self.peers.lock().unwrap().len(),
