@@ -9,7 +9,16 @@ use datapath_conformance::netns::Namespace;
 use super::assembly::{self as asm, Instruction, MapDefinition};
 use crate::error::{Error, Result};
 
-/// Attaches a program to what arrives at an interface, behind those that are there. It stays until
+/// Which frames of an interface a program meets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Those that arrive at it.
+    Arriving,
+    /// Those that are given to it, before they are queued.
+    Leaving,
+}
+
+/// Attaches a program to what passes an interface one way, behind those that are there. It stays until
 /// what is returned is dropped.
 ///
 /// # Errors
@@ -21,7 +30,12 @@ pub(super) fn attach(
     map: Option<MapDefinition>,
     namespace: &Namespace,
     interface: &str,
+    way: Way,
 ) -> Result<Ebpf> {
+    let way = match way {
+        Way::Arriving => TcAttachType::Ingress,
+        Way::Leaving => TcAttachType::Egress,
+    };
     let file = asm::file("classifier", name, code, map).map_err(|source| Error::Assemble {
         program: name,
         source,
@@ -41,7 +55,7 @@ pub(super) fn attach(
         .load()
         .map_err(Error::program("verify", name, interface))?;
     namespace
-        .run(|| program.attach(interface, TcAttachType::Ingress))?
+        .run(|| program.attach(interface, way))?
         .map_err(Error::program("attach", name, interface))?;
     Ok(ebpf)
 }

@@ -8,7 +8,7 @@ use datapath_conformance::netns::Namespace;
 use super::{
     Template,
     assembly::{self as asm, Instruction},
-    classifier,
+    classifier::{self, Way},
 };
 use crate::error::Result;
 
@@ -17,14 +17,18 @@ const PROGRAM: &str = "reflector";
 const REDIRECT: i32 = 23;
 /// `TCX_NEXT` and `TC_ACT_UNSPEC`: others decide.
 const NEXT: i32 = -1;
-/// Offsets of `ifindex`, `data` and `data_end` in `struct __sk_buff` (include/uapi/linux/bpf.h).
+/// `BPF_F_INGRESS`: as if it had arrived there.
+const INGRESS: i32 = 1;
+/// Offsets of `mark`, `ifindex`, `data` and `data_end` in `struct __sk_buff` (include/uapi/linux/bpf.h).
+const MARK_AT: i16 = 8;
 const INTERFACE_AT: i16 = 40;
 const DATA_AT: i16 = 76;
 const DATA_END_AT: i16 = 80;
 
 /// The far end of made-up frames that answers: on arriving at an interface, frames of a
 /// [`Template`]'s length go back as their own answers, with ends exchanged in all headers; no
-/// checksum changes by that. Everything else passes. Dropping it takes it off the interface.
+/// checksum changes by that. On leaving by an interface they come back as if the answer had arrived
+/// there, and never leave. Everything else passes. Dropping it takes it off the interface.
 pub struct Reflector {
     // Keeps the program attached.
     _ebpf: Ebpf,
@@ -40,15 +44,32 @@ impl fmt::Debug for Reflector {
 }
 
 impl Reflector {
-    /// Attaches one for frames as the template's, of whatever flow.
+    /// Attaches one for arriving frames as the template's, of whatever flow.
     ///
     /// # Errors
     ///
     /// [`Error::Assemble`](crate::Error::Assemble), [`Error::Load`](crate::Error::Load) and
     /// [`Error::Program`](crate::Error::Program) for what the kernel refuses.
     pub fn attach(namespace: &Namespace, interface: &str, template: &Template) -> Result<Self> {
-        let code = instructions(template);
-        let ebpf = classifier::attach(PROGRAM, &code, None, namespace, interface)?;
+        Self::at(namespace, interface, Way::Arriving, template)
+    }
+
+    /// Attaches one for leaving frames as the template's, of whatever flow.
+    ///
+    /// # Errors
+    ///
+    /// As [`Reflector::attach`].
+    pub fn turn_leaving(
+        namespace: &Namespace,
+        interface: &str,
+        template: &Template,
+    ) -> Result<Self> {
+        Self::at(namespace, interface, Way::Leaving, template)
+    }
+
+    fn at(namespace: &Namespace, interface: &str, way: Way, template: &Template) -> Result<Self> {
+        let code = instructions(template, way);
+        let ebpf = classifier::attach(PROGRAM, &code, None, namespace, interface, way)?;
         Ok(Self {
             _ebpf: ebpf,
             interface: interface.to_owned(),
@@ -57,7 +78,7 @@ impl Reflector {
 }
 
 /// The program: exchanges addresses and ports, four or two bytes at a time.
-fn instructions(template: &Template) -> Vec<Instruction> {
+fn instructions(template: &Template, way: Way) -> Vec<Instruction> {
     let at = |offset: usize| i16::try_from(offset).unwrap_or(i16::MAX);
     let length = i32::try_from(template.len()).unwrap_or(i32::MAX);
     let (data, end, limit, one, other) = (2, 3, 4, 5, 7);
@@ -91,9 +112,16 @@ fn instructions(template: &Template) -> Vec<Instruction> {
         address_bytes,
     );
     words(template.port_at, template.port_at + 2, 2);
+    let flags = match way {
+        Way::Arriving => 0,
+        Way::Leaving => INGRESS,
+    };
     exchange.extend([
-        asm::load_32(1, 6, INTERFACE_AT),
+        // What comes from elsewhere has no mark.
         asm::set(2, 0),
+        asm::store_32(6, MARK_AT, 2),
+        asm::load_32(1, 6, INTERFACE_AT),
+        asm::set(2, flags),
         asm::call(REDIRECT),
         asm::exit(),
     ]);

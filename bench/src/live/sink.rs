@@ -1,4 +1,4 @@
-//! Counts frames and drops them.
+//! Counts frames, and drops them or lets them go.
 
 use std::{collections::BTreeSet, fmt};
 
@@ -10,7 +10,7 @@ use datapath_conformance::netns::Namespace;
 
 use super::{
     assembly::{self as asm, Instruction},
-    classifier,
+    classifier::{self, Way},
 };
 use crate::error::{Error, Result};
 
@@ -24,7 +24,8 @@ const NEXT: i32 = -1;
 const DROP: i32 = 2;
 
 /// The end of made-up frames: on arriving at an interface, those of certain lengths are counted
-/// and dropped. Everything else passes. Dropping it takes it off the interface.
+/// and dropped. Everything else passes. On leaving by an interface they are counted only, and go
+/// on. Dropping it takes it off the interface.
 ///
 /// It is a tcx program, not XDP: what `bpf_redirect_peer` brings meets no XDP.
 pub struct Sink {
@@ -43,7 +44,7 @@ impl fmt::Debug for Sink {
 }
 
 impl Sink {
-    /// Attaches one for frames of these lengths, Ethernet header included.
+    /// Attaches one for arriving frames of these lengths, Ethernet header included.
     ///
     /// # Errors
     ///
@@ -53,6 +54,29 @@ impl Sink {
         interface: &str,
         lengths: &BTreeSet<usize>,
     ) -> Result<Self> {
+        Self::at(namespace, interface, Way::Arriving, lengths)
+    }
+
+    /// Attaches one for leaving frames of these lengths, Ethernet header included, which are
+    /// counted on their way to the interface's queue. Whether that has room for them is not told.
+    ///
+    /// # Errors
+    ///
+    /// As [`Sink::attach`].
+    pub fn count_leaving(
+        namespace: &Namespace,
+        interface: &str,
+        lengths: &BTreeSet<usize>,
+    ) -> Result<Self> {
+        Self::at(namespace, interface, Way::Leaving, lengths)
+    }
+
+    fn at(
+        namespace: &Namespace,
+        interface: &str,
+        way: Way,
+        lengths: &BTreeSet<usize>,
+    ) -> Result<Self> {
         let definition = asm::MapDefinition {
             name: COUNTER,
             kind: PERCPU_ARRAY,
@@ -60,8 +84,13 @@ impl Sink {
             value_bytes: 8,
             entries: 1,
         };
-        let code = instructions(lengths);
-        let mut ebpf = classifier::attach(PROGRAM, &code, Some(definition), namespace, interface)?;
+        let verdict = match way {
+            Way::Arriving => DROP,
+            Way::Leaving => NEXT,
+        };
+        let code = instructions(lengths, verdict);
+        let map = Some(definition);
+        let mut ebpf = classifier::attach(PROGRAM, &code, map, namespace, interface, way)?;
         let counter = ebpf.take_map(COUNTER).ok_or(Error::Incomplete {
             program: PROGRAM,
             missing: "counter",
@@ -91,8 +120,9 @@ impl Sink {
     }
 }
 
-/// The program: compares `len` of `struct __sk_buff`, its first field, and counts.
-fn instructions(lengths: &BTreeSet<usize>) -> Vec<Instruction> {
+/// The program: compares `len` of `struct __sk_buff`, its first field, and counts; `verdict` is
+/// what becomes of those that it counts.
+fn instructions(lengths: &BTreeSet<usize>, verdict: i32) -> Vec<Instruction> {
     let mut code = vec![asm::load_32(2, 1, 0)];
     for (left, &length) in (0..lengths.len()).rev().zip(lengths) {
         // Over the comparisons that are left, and over the way out for everything else.
@@ -107,7 +137,7 @@ fn instructions(lengths: &BTreeSet<usize>) -> Vec<Instruction> {
         asm::load_64(1, 0, 0),
         asm::add(1, 1),
         asm::store_64(0, 0, 1),
-        asm::set(0, DROP),
+        asm::set(0, verdict),
         asm::exit(),
     ]);
     code
