@@ -11,6 +11,7 @@ use crate::{
     options::Options,
     round::Fate,
     run::run,
+    uplink::Uplink,
 };
 
 const HELP: &str = "\
@@ -33,11 +34,13 @@ usage: cargo bench -p datapath-bench --bench NAME -- [OPTIONS]
   --underlay F      ipv4 or ipv6, for the tunnel (ipv4)
   --max-foreign S   a round does not count where others use more than this share of all CPUs, from
                     0 to 1 (0.1)
+  --uplink IF       measure masquerade on this network card, which nothing else may use
+  --uplink-mac MAC  whom its frames go to, with --uplink: another host, or an address nobody has
   --output FORMAT   table or json (table)
   --verbose         tell of every round, not only of those that do not count
 
 Without --bench, which cargo bench adds, it does one tiny round to show that it works. It needs
-root, and touches nothing but network namespaces of its own. Exit code 2: it could not be run.
+root, and touches nothing but network namespaces of its own and the card of --uplink. Exit code 2: it could not be run.
 ";
 
 /// Reads the command line, runs a case, prints its report, and returns the exit code.
@@ -98,6 +101,7 @@ impl Wanted {
             json: false,
             verbose: false,
         };
+        let (mut uplink, mut uplink_mac) = (None, None);
         let options = &mut wanted.options;
         let mut parser = Parser::from_args(args);
         while let Some(arg) = parser.next().map_err(|error| unreadable(&error))? {
@@ -126,11 +130,18 @@ impl Wanted {
                 Arg::Long("max-foreign") => {
                     options.max_foreign_share = number(&mut parser, "max-foreign")?;
                 }
+                Arg::Long("uplink") => uplink = Some(text(&mut parser)?),
+                Arg::Long("uplink-mac") => uplink_mac = Some(text(&mut parser)?),
                 Arg::Long("family") => options.family = family(&text(&mut parser)?)?,
                 Arg::Long("underlay") => options.underlay = family(&text(&mut parser)?)?,
                 other => return Err(unreadable(&other.unexpected())),
             }
         }
+        wanted.options.uplink = match (uplink, uplink_mac) {
+            (None, None) => None,
+            (Some(interface), mac) => Some(Uplink::parse(&interface, &mac.unwrap_or_default())?),
+            (None, Some(mac)) => return Err(invalid("uplink-mac", &mac, "it needs --uplink")),
+        };
         wanted.options.check()?;
         Ok(Some(wanted))
     }
@@ -232,6 +243,8 @@ mod tests {
             (["--family", "ipx"], "ipx"),
             (["--speed", "9"], "--speed"),
             (["--output", "xml"], "xml"),
+            (["--uplink", "ens2f0"], "uplink-mac"),
+            (["--uplink-mac", "02:00:00:00:00:01"], "uplink"),
         ] {
             let text = parse(&args).unwrap_err().to_string();
             assert!(text.contains(named), "{args:?}: {text}");

@@ -17,6 +17,11 @@ pub trait Case {
     /// What one unit of its work is called: the nanoseconds are per unit.
     fn unit(&self) -> &'static str;
 
+    /// Whether it can be measured on a network card ([`Options::uplink`]).
+    fn takes_uplink(&self) -> bool {
+        false
+    }
+
     /// Builds the lab, describes it in `machine`, brings up the flows and makes sure that they are
     /// established. The lab is taken down when the last contest is dropped.
     ///

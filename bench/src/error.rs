@@ -3,6 +3,7 @@
 use std::io;
 
 use aya::{EbpfError, maps::MapError, programs::ProgramError};
+use datapath_tunnel::netlink::NetlinkError;
 
 /// The result of everything that measures.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -15,6 +16,25 @@ pub enum Error {
     /// The lab, or a probe in it.
     #[error("lab")]
     Lab(#[from] datapath_conformance::Error),
+    /// Something could not be done with the interface that is to be measured on.
+    #[error("{operation} the uplink {interface}")]
+    Uplink {
+        /// What was tried.
+        operation: &'static str,
+        /// The interface, as the machine calls it.
+        interface: String,
+        /// What the kernel says.
+        #[source]
+        source: Box<NetlinkError>,
+    },
+    /// The interface that is to be measured on has no carrier.
+    #[error(
+        "the uplink {interface} has no carrier: connect it to a switch or another card that is on"
+    )]
+    NoCarrier {
+        /// The interface, as the machine calls it.
+        interface: String,
+    },
     /// An option that cannot be used.
     #[error("{what} {value:?}: {rule}")]
     Invalid {

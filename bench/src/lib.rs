@@ -42,6 +42,12 @@
 //! sockets, have had their replies, and are in the established table before and after each sample,
 //! or it is an [`Error::NotEstablished`].
 //!
+//! `masquerade` can be measured on a network card of the machine ([`uplink::Uplink`]), which takes
+//! the place of the node's uplink. Nobody has to be at its other end: a frame counts as delivered
+//! when it is given to the card, as the last thing before its queue, and answers to the flows'
+//! first packets are made there, too. Two labs cannot have one card: before each sample the lab that
+//! had it is taken down, and the other is built and its flows opened anew. Rounds alternate as ever.
+//!
 //! Another program runs a case with [`run()`] and gets a [`Report`]:
 //!
 //! ```no_run
@@ -77,6 +83,7 @@ mod run;
 pub mod stats;
 mod stopwatch;
 mod table;
+pub mod uplink;
 
 pub use error::{Error, Result};
 pub use report::Report;

@@ -5,11 +5,15 @@ use std::{collections::BTreeMap, fs, path::Path, thread};
 use datapath_conformance::{
     netns::Namespace,
     offload::{self, Offload},
+    program,
 };
 use nix::sys::utsname::uname;
 use serde::Serialize;
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    uplink::Uplink,
+};
 
 /// The machine, and what the lab's interfaces do: to be shown beside every figure.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -27,6 +31,9 @@ pub struct Machine {
     pub offloads: BTreeMap<String, BTreeMap<&'static str, bool>>,
     /// MTU of the lab's interfaces, by interface.
     pub mtu_bytes: BTreeMap<String, u32>,
+    /// The network card that it was measured on, if it was not the lab's own wire.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uplink: Option<Card>,
     /// Versions of the tools whose rules it was compared with, as these say, by variant.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub tools: BTreeMap<&'static str, String>,
@@ -34,6 +41,65 @@ pub struct Machine {
     /// most entries of a namespace.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub conntrack: BTreeMap<&'static str, String>,
+}
+
+/// A network card that was measured on. Its frames count as delivered when they are given to it;
+/// how many it says that it has sent is in `observed` of the figures.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Card {
+    /// As the machine calls it.
+    pub interface: String,
+    /// As ethtool says; none where it says nothing.
+    pub driver: Option<String>,
+    /// As ethtool says, with its unit: `25000Mb/s`.
+    pub speed: Option<String>,
+    /// Largest packet, without the Ethernet header.
+    pub mtu_bytes: u32,
+    /// Offloads as ethtool names them.
+    pub offloads: BTreeMap<&'static str, bool>,
+    /// Ethernet address that its frames went to.
+    pub next_hop: String,
+}
+
+impl Card {
+    /// Looks at an interface; `interface` is what it is called in the namespace for now.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Lab`] where there is no such interface.
+    pub fn look(namespace: &Namespace, interface: &str, uplink: &Uplink) -> Result<Self> {
+        let link = namespace.link(interface)?;
+        // Not every driver answers, and ethtool need not be there.
+        let told = |arguments: &[&str], name| {
+            let mut command = namespace.command("ethtool");
+            let text = program::output("ethtool", "ethtool", command.args(arguments)).ok()?;
+            field(&text, name)
+        };
+        Ok(Self {
+            interface: uplink.interface.clone(),
+            driver: told(&["-i", interface], "driver"),
+            speed: told(&[interface], "Speed"),
+            mtu_bytes: link.mtu_bytes,
+            offloads: offloads(namespace, interface),
+            next_hop: uplink.next_hop_text(),
+        })
+    }
+}
+
+/// The value of a line `name: value` of ethtool's.
+fn field(text: &str, name: &str) -> Option<String> {
+    let mut lines = text.lines().filter_map(|line| line.split_once(':'));
+    let value = lines.find_map(|(key, value)| (key.trim() == name).then(|| value.trim()))?;
+    (!value.is_empty()).then(|| value.to_owned())
+}
+
+/// Offloads of an interface, as far as ethtool tells.
+fn offloads(namespace: &Namespace, interface: &str) -> BTreeMap<&'static str, bool> {
+    let states = Offload::ALL.into_iter().filter_map(|offload| {
+        let state = offload::get(namespace, interface, offload);
+        Some((offload.name(), state.ok().flatten()?))
+    });
+    states.collect()
 }
 
 impl Machine {
@@ -54,6 +120,7 @@ impl Machine {
             mitigations: mitigations(Path::new("/sys/devices/system/cpu/vulnerabilities")),
             offloads: BTreeMap::new(),
             mtu_bytes: BTreeMap::new(),
+            uplink: None,
             tools: BTreeMap::new(),
             conntrack: BTreeMap::new(),
         })
@@ -68,11 +135,8 @@ impl Machine {
     pub fn add(&mut self, what: &str, namespace: &Namespace, interface: &str) -> Result<()> {
         let link = namespace.link(interface)?;
         self.mtu_bytes.insert(what.to_owned(), link.mtu_bytes);
-        let states = Offload::ALL.into_iter().filter_map(|offload| {
-            let state = offload::get(namespace, interface, offload);
-            Some((offload.name(), state.ok().flatten()?))
-        });
-        self.offloads.insert(what.to_owned(), states.collect());
+        let offloads = offloads(namespace, interface);
+        self.offloads.insert(what.to_owned(), offloads);
         Ok(())
     }
 
@@ -126,6 +190,13 @@ mod tests {
         assert_eq!(cpu_model(x86), "A Fast One");
         assert_eq!(cpu_model("CPU part\t: 0xd0c\n"), "ARM 0xd0c");
         assert_eq!(cpu_model(""), "unknown");
+    }
+
+    #[test]
+    fn ethtool_says_a_thing_a_line() {
+        let text = "Settings for eth0:\n\tSpeed: 10000Mb/s\n\tPort:\n";
+        assert_eq!(field(text, "Speed").as_deref(), Some("10000Mb/s"));
+        assert_eq!((field(text, "Port"), field(text, "Duplex")), (None, None));
     }
 
     #[test]

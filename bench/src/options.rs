@@ -2,7 +2,10 @@
 
 use datapath_conformance::family::Family;
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    uplink::Uplink,
+};
 
 /// How a bench is run. Each case uses what concerns it.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,6 +34,9 @@ pub struct Options {
     pub underlay: Family,
     /// Above this part of all CPUs, from 0 to 1, used by somebody else, a round does not count.
     pub max_foreign_share: f64,
+    /// A network card to measure on instead of the lab's own wire, in cases that
+    /// [can](crate::contest::Case::takes_uplink).
+    pub uplink: Option<Uplink>,
 }
 
 /// Most flows that any case can spread frames over.
@@ -50,6 +56,7 @@ impl Default for Options {
             family: Family::Ipv4,
             underlay: Family::Ipv4,
             max_foreign_share: 0.1,
+            uplink: None,
         }
     }
 }

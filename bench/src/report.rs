@@ -308,6 +308,7 @@ mod tests {
             mitigations: BTreeMap::new(),
             offloads: BTreeMap::new(),
             mtu_bytes: BTreeMap::new(),
+            uplink: None,
             tools: BTreeMap::new(),
             conntrack: BTreeMap::new(),
         };

@@ -21,6 +21,17 @@ pub fn run(
     mut on_round: impl FnMut(&Entry, usize, &Round),
 ) -> Result<Report> {
     options.check()?;
+    if let Some(uplink) = &options.uplink {
+        if !case.takes_uplink() {
+            return Err(Error::Invalid {
+                what: "uplink",
+                value: uplink.interface.clone(),
+                rule: "this case needs both ends of its wire and cannot be measured on a network \
+                       card; masquerade can, for the others leave --uplink out",
+            });
+        }
+        uplink.check()?;
+    }
     let mut machine = Machine::look()?;
     let contests = case.prepare(options, &mut machine)?;
     let mut report = Report::new(machine);

@@ -1,12 +1,12 @@
 //! A report for people.
 
-use std::fmt::Write;
+use std::{collections::BTreeMap, fmt::Write};
 
 use comfy_table::{CellAlignment, Table, presets};
 
 use crate::{
     contest::{Gate, list},
-    machine::Machine,
+    machine::{Card, Machine},
     report::{GateResult, Report, Row, Skipped, Void},
     stats::Quartiles,
 };
@@ -68,17 +68,25 @@ fn describe(machine: &Machine) -> String {
         let _ = writeln!(text, "  {weakness}: {state}");
     }
     for (interface, mtu_bytes) in &machine.mtu_bytes {
-        let offloads = machine.offloads.get(interface).into_iter().flatten();
-        let on: Vec<_> = offloads
-            .filter(|(_, on)| **on)
-            .map(|(name, _)| *name)
-            .collect();
-        let on = if on.is_empty() {
-            "none".to_owned()
-        } else {
-            on.join(", ")
-        };
+        let on = machine.offloads.get(interface).map(switched_on);
+        let on = on.unwrap_or_default();
         let _ = writeln!(text, "{interface}: MTU {mtu_bytes}, offloads {on}");
+    }
+    if let Some(card) = &machine.uplink {
+        let unknown = |told: &Option<String>| told.clone().unwrap_or_else(|| "unknown".to_owned());
+        let Card {
+            interface,
+            mtu_bytes,
+            next_hop,
+            ..
+        } = card;
+        let (driver, speed) = (unknown(&card.driver), unknown(&card.speed));
+        let on = switched_on(&card.offloads);
+        let _ = writeln!(
+            text,
+            "uplink {interface}: driver {driver}, speed {speed}, MTU {mtu_bytes}, offloads {on}; \
+             delivered is what was given to it, for {next_hop}; flows are opened anew in each round"
+        );
     }
     for (variant, says) in &machine.tools {
         let _ = writeln!(text, "{variant}: {says}");
@@ -88,6 +96,16 @@ fn describe(machine: &Machine) -> String {
     }
     text.push('\n');
     text
+}
+
+fn switched_on(offloads: &BTreeMap<&'static str, bool>) -> String {
+    let on = offloads.iter().filter(|(_, on)| **on);
+    let on: Vec<_> = on.map(|(name, _)| *name).collect();
+    if on.is_empty() {
+        "none".to_owned()
+    } else {
+        on.join(", ")
+    }
 }
 
 fn cells(row: &Row) -> Vec<String> {

@@ -1,5 +1,6 @@
 //! Labs to measure in: nodes with pods, the same with the datapath and without.
 
+mod card;
 mod plain;
 
 use std::{
@@ -18,9 +19,11 @@ use datapath_conformance::{
 };
 use datapath_user::{Config, Datapath};
 
+use self::card::Installed;
 use crate::{
     error::{Error, Result},
     machine::Machine,
+    uplink::Uplink,
 };
 
 /// Room for flows: both directions of the most that a case asks for, on all paths.
@@ -31,6 +34,8 @@ const MAX_FLOWS: u32 = 1 << 16;
 pub struct Rig {
     // In the order in which they are taken down. `None` where the kernel routes.
     datapaths: Option<InProcess>,
+    // Given back before its namespace goes, with which the kernel would take some cards away.
+    _card: Option<Installed>,
     fabric: Fabric,
     underlay: Family,
 }
@@ -43,26 +48,28 @@ impl Rig {
     /// What the lab or the datapath says.
     pub fn datapath(underlay: Family) -> Result<Self> {
         let node = NodePlan::default();
-        Self::datapath_with(2, node, underlay, |config| {
+        Self::datapath_with((2, node), None, underlay, |config| {
             config.max_flows = Some(MAX_FLOWS);
         })
     }
 
-    /// As [`Rig::datapath`], with so many nodes of this plan, and settings changed by `adjust`.
+    /// As [`Rig::datapath`], with so many nodes of this plan, and settings changed by `adjust`. A
+    /// card, if there is one, is the first node's uplink: to the other nodes there is no wire then.
     ///
     /// # Errors
     ///
-    /// As [`Rig::datapath`].
+    /// As [`Rig::datapath`]; as [`Uplink::check`], and [`Error::NoCarrier`], about the card.
     pub fn datapath_with(
-        nodes: usize,
-        node: NodePlan,
+        nodes: (usize, NodePlan),
+        uplink: Option<&Uplink>,
         underlay: Family,
         adjust: impl Fn(&mut Config),
     ) -> Result<Self> {
-        let fabric = Fabric::build(Plan::new(unique()?).with_nodes(nodes, node))?;
+        let (fabric, card) = build(nodes, uplink)?;
         let datapaths = InProcess::with(&fabric, underlay, adjust)?;
         Ok(Self {
             datapaths: Some(datapaths),
+            _card: card,
             fabric,
             underlay,
         })
@@ -75,23 +82,24 @@ impl Rig {
     ///
     /// What the lab says.
     pub fn plain() -> Result<Self> {
-        Self::plain_with(2, NodePlan::default())
+        Self::plain_with((2, NodePlan::default()), None)
     }
 
-    /// As [`Rig::plain`], with so many nodes of this plan.
+    /// As [`Rig::plain`], with so many nodes of this plan, and a card as of [`Rig::datapath_with`].
     ///
     /// # Errors
     ///
-    /// As [`Rig::plain`].
-    pub fn plain_with(nodes: usize, node: NodePlan) -> Result<Self> {
+    /// As [`Rig::plain`]; as [`Uplink::check`], and [`Error::NoCarrier`], about the card.
+    pub fn plain_with((nodes, node): (usize, NodePlan), uplink: Option<&Uplink>) -> Result<Self> {
         let forwards = NodePlan {
             forwards: true,
             ..node
         };
-        let fabric = Fabric::build(Plan::new(unique()?).with_nodes(nodes, forwards))?;
+        let (fabric, card) = build((nodes, forwards), uplink)?;
         plain::wire(&fabric)?;
         Ok(Self {
             datapaths: None,
+            _card: card,
             fabric,
             underlay: Family::Ipv4,
         })
@@ -251,6 +259,16 @@ impl Rig {
             rule: "this needs one with a datapath",
         })
     }
+}
+
+/// The network, and the card in it.
+fn build(
+    (nodes, node): (usize, NodePlan),
+    uplink: Option<&Uplink>,
+) -> Result<(Fabric, Option<Installed>)> {
+    let fabric = Fabric::build(Plan::new(unique()?).with_nodes(nodes, node))?;
+    let card = uplink.map(|uplink| Installed::install(uplink, &fabric));
+    Ok((fabric, card.transpose()?))
 }
 
 /// Address of a node's pod, both counted from 1.

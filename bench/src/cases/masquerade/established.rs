@@ -44,6 +44,8 @@ struct Stream {
     site: Site,
     kind: Kind,
     flows: Flows,
+    /// Flows that there was no port for when they were opened last.
+    portless: u32,
     ready: Option<Ready>,
 }
 
@@ -51,8 +53,6 @@ struct Stream {
 struct Ready {
     lab: Rc<Lab>,
     generators: Vec<Generator>,
-    /// Flows that there was no port for.
-    portless: u32,
 }
 
 impl Stream {
@@ -67,38 +67,30 @@ impl Stream {
             site: site.clone(),
             kind,
             flows,
+            portless: 0,
             ready: None,
         }
     }
 
     fn begin(&mut self, machine: &mut Machine) -> Result<()> {
         let lab = self.site.lab(machine)?;
-        let mut portless = 0;
         match self.kind {
             Kind::Established => lab.establish(self.flows)?,
             Kind::Unproven => lab.begin_unanswered(self.flows)?,
-            Kind::OneDestination => portless = lab.establish_most(self.flows)?,
+            Kind::OneDestination => self.portless = lab.establish_most(self.flows)?,
         }
         let generators = lab.generators(self.flows, Order::Random)?;
-        self.ready = Some(Ready {
-            lab,
-            generators,
-            portless,
-        });
+        self.ready = Some(Ready { lab, generators });
         Ok(())
     }
 
     fn sample(&self, frames: u32) -> Result<Sample> {
-        let Ready {
-            lab,
-            generators,
-            portless,
-        } = self.ready.as_ref().ok_or(NOT_BEGUN)?;
+        let Ready { lab, generators } = self.ready.as_ref().ok_or(NOT_BEGUN)?;
         let ours = self.site.variant() == Variant::Datapath;
         let arrived = || {
             let taken = lab.taken()?;
             // What is refused for want of a port has arrived at what it was measured for.
-            let refused = if ours && *portless > 0 {
+            let refused = if ours && self.portless > 0 {
                 lab.refused()?
             } else {
                 0
@@ -115,22 +107,17 @@ impl Stream {
     }
 
     fn inspect(&self, frames: u32) -> Result<Vec<(&'static str, f64)>> {
-        let Ready {
-            lab,
-            generators,
-            portless,
-        } = self.ready.as_ref().ok_or(NOT_BEGUN)?;
+        let Ready { lab, generators } = self.ready.as_ref().ok_or(NOT_BEGUN)?;
         let mut seen = lab.programs(generators, frames)?;
         if self.kind == Kind::OneDestination {
-            seen.push(("flows without a port", f64::from(*portless)));
+            seen.push(("flows without a port", f64::from(self.portless)));
         }
         Ok(seen)
     }
 
     /// Whether more flows of ours have no port than the search allows for.
     fn searches_badly(&self) -> bool {
-        let portless = self.ready.as_ref().map_or(0, |ready| ready.portless);
-        self.kind == Kind::OneDestination && f64::from(portless) > portless_at_most(self.flows)
+        self.kind == Kind::OneDestination && f64::from(self.portless) > portless_at_most(self.flows)
     }
 }
 
@@ -210,6 +197,19 @@ impl Established {
         }
     }
 
+    /// Makes the flows of a side ready again where the other's lab has taken their place.
+    fn turn_to(&mut self, side: Side) -> Result<()> {
+        let (this, other) = match side {
+            Side::Ours => (&mut self.ours, &mut self.theirs),
+            Side::Theirs => (&mut self.theirs, &mut self.ours),
+        };
+        if this.ready.is_none() && this.site.is_alone() {
+            other.ready = None;
+            this.begin(&mut Machine::look()?)?;
+        }
+        Ok(())
+    }
+
     fn entry(&self, side: Side) -> Entry {
         let stream = self.side(side);
         let params = [
@@ -258,14 +258,19 @@ impl Contest for Established {
 
     fn begin(&mut self, machine: &mut Machine) -> Result<()> {
         self.theirs.begin(machine)?;
+        if self.ours.site.is_alone() {
+            self.theirs.ready = None;
+        }
         self.ours.begin(machine)
     }
 
     fn sample(&mut self, side: Side) -> Result<Sample> {
+        self.turn_to(side)?;
         self.side(side).sample(self.packets)
     }
 
     fn inspect(&mut self, side: Side) -> Result<Vec<(&'static str, f64)>> {
+        self.turn_to(side)?;
         self.side(side).inspect(self.packets)
     }
 }

@@ -109,13 +109,21 @@ impl Contest for Fresh {
 
     fn begin(&mut self, machine: &mut Machine) -> Result<()> {
         self.theirs.begin(self.flows, machine)?;
+        if self.ours.site.is_alone() {
+            self.theirs.ready = None;
+        }
         self.ours.begin(self.flows, machine)
     }
 
     fn sample(&mut self, side: Side) -> Result<Sample> {
-        match side {
-            Side::Ours => self.ours.send(self.flows),
-            Side::Theirs => self.theirs.send(self.flows),
+        let (this, other) = match side {
+            Side::Ours => (&mut self.ours, &mut self.theirs),
+            Side::Theirs => (&mut self.theirs, &mut self.ours),
+        };
+        if this.ready.is_none() && this.site.is_alone() {
+            other.ready = None;
+            this.begin(self.flows, &mut Machine::look()?)?;
         }
+        this.send(self.flows)
     }
 }

@@ -32,10 +32,11 @@ use crate::{
     contest::Sample,
     error::{Error, Result},
     live::{Content, Generator, Order, Reflector, Sink, Template},
-    machine::Machine,
+    machine::{Card, Machine},
     programs::Times,
     rig::{Rig, pod_address},
     stopwatch::Stopwatch,
+    uplink::Uplink,
 };
 
 /// Pods that send; they use the same source ports.
@@ -144,6 +145,8 @@ pub(super) struct Lab {
     // Off their interfaces before these go.
     gutters: RefCell<Vec<Sink>>,
     sink: RefCell<Option<Sink>>,
+    /// Whether the node's uplink is a network card, beyond which nobody counts or answers.
+    on_card: bool,
     rig: Rig,
 }
 
@@ -162,11 +165,20 @@ pub(super) struct Outcome {
     pub(super) cpu: Duration,
     pub(super) sent: u64,
     pub(super) delivered: u64,
+    /// Frames that a network card says it has sent meanwhile. Some cards say so late.
+    pub(super) gone: Option<u64>,
 }
 
 impl Outcome {
     /// As a sample: a unit of work is a frame.
+    #[allow(
+        clippy::cast_precision_loss,
+        reason = "beyond 2^53 frames a sample would take years"
+    )]
     pub(super) fn sample(self) -> Sample {
+        let gone = self
+            .gone
+            .map(|gone| ("frames sent by the card", gone as f64));
         Sample {
             units: self.sent,
             elapsed: self.elapsed,
@@ -174,20 +186,24 @@ impl Outcome {
             sent: self.sent,
             delivered: self.delivered,
             flaw: None,
-            observed: Vec::new(),
+            observed: gone.into_iter().collect(),
         }
     }
 }
 
 impl Lab {
-    /// Builds it, and describes it in `machine`.
-    pub(super) fn build(shape: Shape, machine: &mut Machine) -> Result<Self> {
+    /// Builds it, on a network card if there is one, and describes it in `machine`.
+    pub(super) fn build(
+        shape: Shape,
+        uplink: Option<&Uplink>,
+        machine: &mut Machine,
+    ) -> Result<Self> {
         let node = NodePlan {
             pods: PODS,
             ..NodePlan::default()
         };
         let rig = if shape.variant == Variant::Datapath {
-            Rig::datapath_with(1, node, Family::Ipv4, |config| {
+            Rig::datapath_with((1, node), uplink, Family::Ipv4, |config| {
                 let entries = shape.room.saturating_mul(2).next_power_of_two();
                 config.max_flows = config.max_flows.max(Some(1 << 17)).max(Some(entries));
                 config.max_pending = config.max_pending.max(Some(1 << 15));
@@ -211,7 +227,7 @@ impl Lab {
                 }
             })?
         } else {
-            Rig::plain_with(1, node)?
+            Rig::plain_with((1, node), uplink)?
         };
         let pods = (1..=PODS).map(|pod| Pod::find(&rig, pod));
         let lab = Self {
@@ -219,18 +235,14 @@ impl Lab {
             pods: pods.collect::<Result<_>>()?,
             gutters: RefCell::new(Vec::new()),
             sink: RefCell::new(None),
+            on_card: uplink.is_some(),
             rig,
         };
-        // Nobody asks for the next hop's address meanwhile, nor waits for it.
-        let bridge = lab.rig.fabric().router().link(BRIDGE)?;
-        let (netlink, uplink) = (lab.node()?.netlink()?, lab.node()?.link(UPLINK)?);
-        let gateway = plan::fabric_address(Family::Ipv4);
-        netlink
-            .add_neighbour(uplink.index, gateway, bridge.mac)
-            .map_err(|source| LabError::Netlink {
-                namespace: lab.rig.fabric().plan().lab.to_string(),
-                source,
-            })?;
+        if let Some(uplink) = uplink {
+            machine.uplink = Some(Card::look(lab.node()?, UPLINK, uplink)?);
+        } else {
+            lab.set_next_hop()?;
+        }
         if let Some(tool) = shape.variant.set_up(lab.node()?)? {
             machine.add_tool(shape.variant.name(), tool);
         }
@@ -238,11 +250,23 @@ impl Lab {
             lab.tracked().make_room(shape.room)?;
             machine.add_conntrack(lab.node()?)?;
         }
-        if shape.variant != Variant::Plain {
+        if shape.variant != Variant::Plain && !lab.on_card {
             sockets::check(&lab.rig, shape.variant)?;
         }
         lab.rig.describe(shape.variant.name(), machine)?;
         Ok(lab)
+    }
+
+    /// Nobody asks for the next hop's address from now on, nor waits for it.
+    fn set_next_hop(&self) -> Result<()> {
+        let bridge = self.rig.fabric().router().link(BRIDGE)?;
+        let (netlink, uplink) = (self.node()?.netlink()?, self.node()?.link(UPLINK)?);
+        let gateway = plan::fabric_address(Family::Ipv4);
+        let set = netlink.add_neighbour(uplink.index, gateway, bridge.mac);
+        Ok(set.map_err(|source| LabError::Netlink {
+            namespace: self.rig.fabric().plan().lab.to_string(),
+            source,
+        })?)
     }
 
     pub(super) fn tracked(&self) -> Tracked<'_> {
@@ -344,9 +368,14 @@ impl Lab {
     pub(super) fn catch(&self, flows: Flows) -> Result<()> {
         self.sink.replace(None);
         let lengths = BTreeSet::from([self.template(flows, 0)?.len()]);
-        let (router, port) = self.far_end();
-        self.sink
-            .replace(Some(Sink::attach(router, port, &lengths)?));
+        let (namespace, interface) = self.far_end()?;
+        let attach = if self.on_card {
+            Sink::count_leaving
+        } else {
+            Sink::attach
+        };
+        let sink = attach(namespace, interface, &lengths)?;
+        self.sink.replace(Some(sink));
         Ok(())
     }
 
@@ -371,6 +400,7 @@ impl Lab {
         arrived: impl Fn() -> Result<u64>,
     ) -> Result<Outcome> {
         let before = arrived()?;
+        let (gone, _) = self.rig.uplink_sent(1)?;
         let cpu = affinity::last()?;
         let watch = Stopwatch::start()?;
         let all = u32::try_from(generators.len()).unwrap_or(u32::MAX);
@@ -400,11 +430,13 @@ impl Lab {
             delivered = arrived()? - before;
             tail = start.elapsed();
         }
+        let gone = self.rig.uplink_sent(1)?.0.saturating_sub(gone);
         Ok(Outcome {
             elapsed: elapsed + tail,
             cpu,
             sent,
             delivered,
+            gone: self.on_card.then_some(gone),
         })
     }
 
@@ -439,14 +471,14 @@ impl Lab {
         generators: &[Generator],
         frames: u32,
     ) -> Result<Vec<(&'static str, f64)>> {
-        let (router, port) = self.far_end();
+        let far_end = self.far_end()?;
         let node = self.node()?;
         let mut places: Vec<_> = self
             .pods
             .iter()
             .map(|pod| (node, pod.interface.as_str()))
             .collect();
-        places.extend([(node, UPLINK), (router, port)]);
+        places.extend([(node, UPLINK), far_end]);
         let times = Times::start(&places)?;
         let told = Cell::new(0);
         // Where they arrive does not matter here, and nothing is waited for.
@@ -461,8 +493,13 @@ impl Lab {
         let lengths = BTreeSet::from([template.len()]);
         let gutters = (1..=PODS).map(|pod| Sink::attach(self.rig.pod(1, pod)?, UPLINK, &lengths));
         self.gutters.replace(gutters.collect::<Result<_>>()?);
-        let (router, port) = self.far_end();
-        let _reflector = Reflector::attach(router, port, &template)?;
+        let (namespace, interface) = self.far_end()?;
+        let attach = if self.on_card {
+            Reflector::turn_leaving
+        } else {
+            Reflector::attach
+        };
+        let _reflector = attach(namespace, interface, &template)?;
         let cpu = affinity::last()?;
         let mut generators = self.generators(flows, Order::Next)?;
         let gutters = self.gutters.borrow();
@@ -529,8 +566,13 @@ impl Lab {
         Ok(self.rig.node(1)?.namespace())
     }
 
-    fn far_end(&self) -> (&Namespace, &'static str) {
-        (self.rig.fabric().router(), "n1")
+    /// Where frames arrive, or where they leave if nobody is known beyond.
+    fn far_end(&self) -> Result<(&Namespace, &'static str)> {
+        Ok(if self.on_card {
+            (self.node()?, UPLINK)
+        } else {
+            (self.rig.fabric().router(), "n1")
+        })
     }
 }
 

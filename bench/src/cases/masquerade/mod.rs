@@ -50,6 +50,10 @@ impl Case for Masquerade {
         "packet"
     }
 
+    fn takes_uplink(&self) -> bool {
+        true
+    }
+
     fn prepare(&self, options: &Options, _: &mut Machine) -> Result<Vec<Box<dyn Contest>>> {
         let others = Variant::of_names(&options.against)?;
         let patterns = patterns(options)?;
@@ -61,7 +65,7 @@ impl Case for Masquerade {
         };
         flows.sort_unstable();
         flows.dedup();
-        let mut sites = Sites::default();
+        let mut sites = Sites::on(options.uplink.as_ref());
         let mut contests: Vec<Box<dyn Contest>> = Vec::new();
         for pattern in patterns {
             let kind = match pattern {
