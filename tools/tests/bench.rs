@@ -5,8 +5,18 @@
     reason = "it is all tests"
 )]
 
-use std::process::{Command, Output};
+use std::{
+    process::{self, Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
 
+use datapath_conformance::{netns::Namespace, patience::scaled, signals};
+use datapath_tunnel::netlink::VethEnd;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::Value;
 
 fn dpctl(line: &str) -> Output {
@@ -84,10 +94,57 @@ fn what_makes_no_sense_is_refused_with_what_does() {
         ("bench run masquerade --pattern zigzag", "one-destination"),
         ("bench run masquerade --rounds 0", "rounds"),
         ("bench run cpus --flows 1,2", "one number"),
+        (
+            "bench run masquerade --uplink none0 --uplink-mac 02:00:00:00:00:01",
+            "ip -br link",
+        ),
+        (
+            "bench run masquerade --uplink none0 --uplink-mac ff:ff:ff:ff:ff:ff",
+            "broadcast",
+        ),
+        (
+            "bench run cpus --uplink none0 --uplink-mac 02:00:00:00:00:01",
+            "leave --uplink out",
+        ),
     ] {
         let output = dpctl(line);
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{line}: {said}");
         assert!(said.contains(told), "{line}: {said}");
     }
+}
+
+#[test]
+fn a_run_that_is_ended_gives_the_card_back() {
+    let machine = Namespace::create(&format!("bench-end-{}", process::id())).unwrap();
+    let netlink = machine.netlink().unwrap();
+    let (wire, card) = (VethEnd::new("wire0"), VethEnd::new("card0"));
+    let wire = netlink.add_veth(wire, card).unwrap();
+    let mac = machine.link("card0").unwrap().mac;
+    netlink.set_up(wire.index, true).unwrap();
+    netlink
+        .set_up(machine.link("card0").unwrap().index, true)
+        .unwrap();
+
+    let line = "bench run masquerade --flows 7 --against plain --uplink card0 \
+                --uplink-mac 02:00:00:00:00:99";
+    let mut run = machine
+        .command(env!("CARGO_BIN_EXE_dpctl"))
+        .args(line.split_whitespace())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let deadline = Instant::now() + scaled(Duration::from_mins(1));
+    while netlink.link("card0").unwrap().is_some() {
+        let ended = run.try_wait().unwrap();
+        assert!(ended.is_none() && Instant::now() < deadline, "{ended:?}");
+        thread::sleep(Duration::from_millis(10));
+    }
+    kill(Pid::from_raw(run.id().cast_signed()), Signal::SIGINT).unwrap();
+    let output = run.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(signals::EXIT_CODE), "{said}");
+    let back = machine.link("card0").unwrap();
+    assert_eq!((back.mac, back.up), (mac, true), "{said}");
 }

@@ -12,6 +12,7 @@ use datapath_bench::{
     options::Options,
     round::{Fate, Round},
     run,
+    uplink::Uplink,
 };
 use datapath_conformance::{family::Family, signals};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -33,6 +34,16 @@ Everything is measured in network namespaces of its own, on this machine's kerne
 takes turns, and only ratios of two samples right after each other are judged. A round in which
 something was lost is void; one in which others used the CPUs does not count.
 
+With --uplink the node of the lab has a network card of this machine instead of a wire of its own.
+The card is moved into the lab and back, for each sample anew, and comes back as it was: its name and
+whether it is on. What the kernel forgets on the way does not: queueing disciplines, settings under
+net.ipv4.conf. After a kill -9 it is eth0 of the namespace bench-PID-N-n1:
+`ip -n bench-PID-N-n1 link set eth0 netns 1 name IF`. It may have no address, no default route, and
+be no port of a bridge or bond. It sends real frames, as fast as it can, to the address of
+--uplink-mac, from 192.0.2.11 to 198.18.0.0/15: use a network of benches only. A switch sends frames
+for an address that nobody has out of all ports. Nobody need count or answer there: a frame is
+delivered when it is given to the card, and what the card says that it has sent is shown beside.
+
 Exit codes:
   0  measured; with --gate, every bound is kept
   1  with --gate, a bound is missed; or it could not be measured
@@ -43,6 +54,7 @@ Examples:
   dpctl bench run masquerade
   dpctl bench run masquerade --flows 255,16384 --against iptables-nft,plain --rounds 10
   dpctl bench run masquerade --pattern new,exhausted --gate
+  dpctl bench run masquerade --flows 255 --uplink ens2f0 --uplink-mac 02:00:00:00:00:01
   dpctl --output json bench run stream | jq '.results[0].ratio'";
 
 /// Version of what `--output json` of `list` prints.
@@ -52,7 +64,7 @@ const FORMAT: &str = "bench-list/1";
 #[derive(Debug, Subcommand)]
 pub(super) enum Bench {
     List(List),
-    Run(Run),
+    Run(Box<Run>),
 }
 
 /// Say what can be measured
@@ -110,6 +122,14 @@ pub(super) struct Run {
     /// A round does not count where others use more than this share of all CPUs, from 0 to 1
     #[arg(long, value_name = "SHARE")]
     max_foreign: Option<f64>,
+
+    /// Network card to measure masquerade on, which nothing else uses
+    #[arg(long, value_name = "IF", requires = "uplink_mac")]
+    uplink: Option<String>,
+
+    /// Ethernet address that frames on the card go to: another host's, or one that nobody has
+    #[arg(long, value_name = "MAC", requires = "uplink")]
+    uplink_mac: Option<String>,
 
     /// Fail where a bound is missed
     #[arg(long)]
@@ -189,7 +209,7 @@ impl Run {
                 ),
             }
         })?;
-        let options = self.options();
+        let options = self.options().map_err(usage)?;
         options.check().map_err(usage)?;
         signals::cleanup_on_signal()?;
         let progress = Progress::start(case.name(), options.rounds);
@@ -206,9 +226,11 @@ impl Run {
         })
     }
 
-    fn options(&self) -> Options {
+    fn options(&self) -> Result<Options, datapath_bench::Error> {
         let usual = Options::default();
-        Options {
+        let uplink = self.uplink.as_deref().zip(self.uplink_mac.as_deref());
+        let uplink = uplink.map(|(interface, mac)| Uplink::parse(interface, mac));
+        Ok(Options {
             rounds: self.rounds.unwrap_or(usual.rounds),
             warm_up: self.warm_up.unwrap_or(usual.warm_up),
             packets: self.packets.unwrap_or(usual.packets),
@@ -220,7 +242,8 @@ impl Run {
             family: self.family.map_or(usual.family, Into::into),
             underlay: self.underlay.map_or(usual.underlay, Into::into),
             max_foreign_share: self.max_foreign.unwrap_or(usual.max_foreign_share),
-        }
+            uplink: uplink.transpose()?,
+        })
     }
 }
 
@@ -293,7 +316,7 @@ mod tests {
     #[test]
     fn options_change_what_they_name() {
         let line = "x run masquerade --flows 255,16384 --against iptables-nft,plain --rounds 3 \
-                    --pattern new --family ipv6 --max-foreign 0.5 --gate";
+                    --pattern new --family ipv6 --max-foreign 0.5 --gate --uplink ens2f0 --uplink-mac 02:00:00:00:00:01";
         let Bench::Run(run) = Line::parse_from(line.split_whitespace()).bench else {
             panic!("it is a run");
         };
@@ -305,9 +328,24 @@ mod tests {
             patterns: vec!["new".to_owned()],
             family: Family::Ipv6,
             max_foreign_share: 0.5,
+            uplink: Some(Uplink {
+                interface: "ens2f0".to_owned(),
+                next_hop: [2, 0, 0, 0, 0, 1],
+            }),
             ..Options::default()
         };
-        assert_eq!(run.options(), expected);
+        assert_eq!(run.options().unwrap(), expected);
+    }
+
+    #[test]
+    fn a_card_needs_somebody_to_send_to() {
+        for line in [
+            "x run masquerade --uplink ens2f0",
+            "x run masquerade --uplink-mac 02:00:00:00:00:01",
+        ] {
+            let refused = Line::try_parse_from(line.split_whitespace()).unwrap_err();
+            assert!(refused.to_string().contains("--uplink"), "{refused}");
+        }
     }
 
     #[test]
