@@ -333,7 +333,8 @@ fn a_deprecated_address_is_left_for_a_better_one() {
         &format!("-6 route replace default via {router} dev {UPLINK}"),
     );
     refresh(&lab);
-    assert_eq!(flow(&lab, &old), None);
+    // A late acknowledgement may have begun another one.
+    assert_ne!(flow(&lab, &old), Some(number));
     assert!(old.echo(1000).is_err(), "behind an address that is gone");
     leaves_behind(&lab, family, second);
     lab.datapaths.stop().or_panic();

@@ -137,7 +137,8 @@ fn plain_flows(lab: &Lab, to: To, family: Family, offloads: Offloads) -> Result<
 
 /// Two pods with one source port to one server, by TCP and UDP: one of them gets another port.
 fn changed_ports(lab: &Lab, family: Family, offloads: Offloads) -> Result<()> {
-    let port = 30_000 + 2 * u16::from(offloads.pods) + u16::from(offloads.uplinks);
+    // Not one of those that are kept for others (`Config::nat_ports`).
+    let port = 40_000 + 2 * u16::from(offloads.pods) + u16::from(offloads.uplinks);
     let pods = [lab.pod(1, 1), lab.pod(1, 2)];
     let server = To::Outside.server(family);
     let mut ears = Ears::open(lab, &pods, To::Outside)?;
