@@ -28,8 +28,8 @@ use crate::work::Work;
 /// Gives the flow in the making the address that its route says and a port there, and enters its
 /// reply under them.
 ///
-/// The flow keeps its own port where that is free; then ports of the range are tried
-/// ([`ports::search`]), in an order of the flow's own.
+/// The flow keeps its own port where that is free and not of the reserve; then ports of the range
+/// are tried ([`ports::search`]), in an order of the flow's own.
 ///
 /// # Errors
 ///
