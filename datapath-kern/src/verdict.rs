@@ -112,7 +112,7 @@ outcomes! {
         TunnelCriticalOption = 14, "Unknown critical tunnel option";
         /// The VNI is no identity that may come from a peer, or not the one of the inner source.
         InvalidIdentity = 15, "Invalid identity";
-        /// Policy said no.
+        /// No rule of a policy allows it, and one is needed.
         PolicyDenied = 16, "Policy denied";
         /// The routing table has no way.
         NoRoute = 17, "FIB lookup failed";
@@ -157,6 +157,8 @@ outcomes! {
         /// A pod that holds most of the ports to masquerade behind, where none but the reserve for
         /// others is left.
         NatShare = 37, "Masquerade: endpoint's share of ports used up";
+        /// A rule of a policy denies it.
+        PolicyDeniedByRule = 38, "Policy denied by denylist";
     }
 }
 

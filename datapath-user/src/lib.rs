@@ -65,6 +65,7 @@ mod object;
 pub mod objects;
 mod pair;
 mod peer;
+pub mod policy;
 mod probe;
 mod programs;
 mod quota;

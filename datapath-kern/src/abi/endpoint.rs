@@ -27,7 +27,9 @@ pub struct Endpoint {
     /// Ethernet address of the pod's own interface.
     pub mac: Mac,
     /// Zero.
-    pub reserved: [u8; 6],
+    pub reserved: [u8; 2],
+    /// How flows of this endpoint are judged: bits of [`word`](super::policy::word).
+    pub policy: u32,
 }
 crate::abi!(Endpoint, size = 56, align = 8);
 
@@ -50,10 +52,24 @@ pub mod identity {
     pub const WORLD: u32 = 2;
     /// A pod that was given no identity.
     pub const UNMANAGED: u32 = 3;
+    /// What probes the health of nodes.
+    pub const HEALTH: u32 = 4;
+    /// A pod whose labels are not known yet.
+    pub const INIT: u32 = 5;
     /// Another node.
     pub const REMOTE_NODE: u32 = 6;
+    /// The API server of Kubernetes.
+    pub const KUBE_APISERVER: u32 = 7;
+    /// What terminates traffic from outside for others.
+    pub const INGRESS: u32 = 8;
+    /// Outside the cluster, IPv4.
+    pub const WORLD_IPV4: u32 = 9;
+    /// Outside the cluster, IPv6.
+    pub const WORLD_IPV6: u32 = 10;
     /// The first number that is not reserved.
     pub const FIRST_ALLOCATED: u32 = 256;
     /// The largest number that a VNI can carry.
     pub const MAX: u32 = 0x00ff_ffff;
+    /// The first number of prefixes that policies name: of this node only, and never on the wire.
+    pub const FIRST_LOCAL: u32 = 0x0100_0000;
 }

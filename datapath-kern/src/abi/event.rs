@@ -2,7 +2,8 @@
 //!
 //! A record is an [`Event`]: a fixed [`Head`], then the first bytes of the frame. [`Head::kind`]
 //! says what happened, and so how the rest of the head is to be read; a reader passes over kinds
-//! that it does not know. Only drops ([`kind::DROP`]) are told so far.
+//! that it does not know. Drops ([`kind::DROP`]) and verdicts of policy
+//! ([`kind::VERDICT`]) are told.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -20,7 +21,8 @@ pub const WINDOWS: u32 = super::metric::FORWARDS;
 /// ```text
 ///  0 time 8 | 8 kind 2 | 10 outcome 1 | 11 hook 1 | 12 direction 1 | 13 flags 1 | 14 l3 2
 /// 16 interface 4 | 20 length 4 | 24 source identity 4 | 28 destination identity 4
-/// 32 source 2 | 34 destination 2 | 36 captured 2 | 38 zero 2
+/// 32 source 2 | 34 destination 2 | 36 captured 2 | 38 matched 1 | 39 zero 1
+/// 40 rule 4 | 44 zero 4
 /// ```
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, Immutable, IntoBytes, KnownLayout,
@@ -31,7 +33,7 @@ pub struct Head {
     pub time_ns: u64,
     /// What happened: one of [`kind`].
     pub kind: u16,
-    /// Code of the `DropReason`.
+    /// Code of the `DropReason`; of a verdict, one of [`verdict`](super::flow::verdict).
     pub outcome: u8,
     /// Where: a [`Hook`].
     pub hook: u8,
@@ -56,10 +58,16 @@ pub struct Head {
     pub destination: u16,
     /// How many bytes of the frame follow.
     pub captured: u16,
+    /// How a rule was found: one of [`matched`](super::policy::matched).
+    pub matched: u8,
     /// Zero.
-    pub reserved: [u8; 2],
+    pub reserved: u8,
+    /// The policy rule that decided; zero where none did.
+    pub rule_id: u32,
+    /// Zero.
+    pub padding: [u8; 4],
 }
-crate::abi!(Head, size = 40, align = 8);
+crate::abi!(Head, size = 48, align = 8);
 
 /// A record of the ring buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, Immutable, IntoBytes, KnownLayout)]
@@ -71,12 +79,14 @@ pub struct Event {
     /// zero behind those.
     pub frame: [u8; FRAME_BYTES],
 }
-crate::abi!(Event, size = 168, align = 8);
+crate::abi!(Event, size = 176, align = 8);
 
 /// Values of [`Head::kind`].
 pub mod kind {
     /// A packet was dropped.
     pub const DROP: u16 = 1;
+    /// Policy judged the first packet of a flow, or a flow again with another result.
+    pub const VERDICT: u16 = 2;
 }
 
 /// Bits of [`Head::flags`].

@@ -196,6 +196,8 @@ pub mod verdict {
     pub const ALLOW: u8 = 1;
     /// Dropped.
     pub const DENY: u8 = 2;
+    /// Forwarded, though policy denies it: the endpoint is only audited.
+    pub const AUDIT: u8 = 3;
 }
 
 /// One end of a flow, in sixteen bits: who it is, and which array slot has its generation.

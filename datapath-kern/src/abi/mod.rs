@@ -17,6 +17,7 @@ pub mod metric;
 pub mod nexthop;
 #[doc(hidden)]
 pub mod pod;
+pub mod policy;
 pub mod quota;
 pub mod search;
 pub mod state;
@@ -24,7 +25,7 @@ pub mod tally;
 pub mod tunnel;
 
 /// Version of everything in this module. Part of the load-time settings and of the pinned state.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// Marks a pinned directory as ours: `"DPTH"` as a number.
 pub const MAGIC: u32 = 0x4450_5448;
