@@ -11,6 +11,7 @@ use datapath_kern::abi::event::Window;
 use datapath_kern::abi::ipcache::IpEntry;
 use datapath_kern::abi::metric::Counter;
 use datapath_kern::abi::nexthop::NextHop;
+use datapath_kern::abi::policy::{PeerKey, PortKey, PortVerdict};
 use datapath_kern::abi::quota::Quota;
 use datapath_kern::abi::search::{EXCLUDED_WORDS, PORTS_PER_WORD};
 use datapath_kern::abi::tunnel::{Peer, Uplink};
@@ -32,6 +33,8 @@ pub(crate) struct Maps {
     pub(crate) excluded_ports: Array<MapData, u64>,
     pub(crate) uplinks: HashMap<MapData, u32, Uplink>,
     pub(crate) ipcache: LpmTrie<MapData, Addr, IpEntry>,
+    pub(crate) policy_peers: HashMap<MapData, PeerKey, u32>,
+    pub(crate) policy_ports: LpmTrie<MapData, PortKey, PortVerdict>,
     pub(crate) metrics: PerCpuArray<MapData, Counter>,
     pub(crate) event_windows: PerCpuArray<MapData, Window>,
     pub(crate) quotas: Array<MapData, Quota>,
@@ -39,7 +42,7 @@ pub(crate) struct Maps {
 }
 
 /// The maps that are pinned, and outlive the process.
-pub(crate) const PINNED: [&str; 21] = [
+pub(crate) const PINNED: [&str; 23] = [
     "flows",
     "pending",
     "endpoints",
@@ -50,6 +53,8 @@ pub(crate) const PINNED: [&str; 21] = [
     "excluded_ports",
     "uplinks",
     "ipcache",
+    "policy_peers",
+    "policy_ports",
     "metrics",
     "event_windows",
     "quotas",
@@ -78,6 +83,8 @@ impl Maps {
             excluded_ports: pinned(directory, "excluded_ports")?,
             uplinks: pinned(directory, "uplinks")?,
             ipcache: pinned(directory, "ipcache")?,
+            policy_peers: pinned(directory, "policy_peers")?,
+            policy_ports: pinned(directory, "policy_ports")?,
             metrics: pinned(directory, "metrics")?,
             event_windows: pinned(directory, "event_windows")?,
             quotas: pinned(directory, "quotas")?,

@@ -1,5 +1,6 @@
 //! Every map of the object. Sizes are what user space sets at load; these are the defaults.
 
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::LpmTrie;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
@@ -13,6 +14,9 @@ use datapath_kern::abi::fragment::{Fragment, FragmentKey, MAX_FRAGMENTS};
 use datapath_kern::abi::ipcache::IpEntry;
 use datapath_kern::abi::metric::{Counter, MAX_METRICS};
 use datapath_kern::abi::nexthop::{CLAIMED, Claim, MAX_NEXT_HOPS, NextHop};
+use datapath_kern::abi::policy::{
+    MAX_PEER_CLASSES, MAX_PORT_VERDICTS, PeerKey, PortKey, PortVerdict,
+};
 use datapath_kern::abi::quota::Quota;
 use datapath_kern::abi::search::{EXCLUDED_WORDS, MAX_REFUSALS, MAX_SEARCHES, PortSearch, Refusal};
 use datapath_kern::abi::tally::MAX_TALLIES;
@@ -96,6 +100,16 @@ pub(super) static UPLINKS: HashMap<u32, Uplink> = HashMap::with_max_entries(64, 
 
 #[map(name = "ipcache")]
 pub(super) static IPCACHE: LpmTrie<Addr, IpEntry> = LpmTrie::with_max_entries(524_288, 0);
+
+/// Classes of peers, by rule set. Room for many, and mostly there are few.
+#[map(name = "policy_peers")]
+pub(super) static POLICY_PEERS: HashMap<PeerKey, u32> =
+    HashMap::with_max_entries(MAX_PEER_CLASSES, BPF_F_NO_PREALLOC);
+
+/// What classes say of ports.
+#[map(name = "policy_ports")]
+pub(super) static POLICY_PORTS: LpmTrie<PortKey, PortVerdict> =
+    LpmTrie::with_max_entries(MAX_PORT_VERDICTS, 0);
 
 /// One packet's state, which the stack has no room for.
 #[map(name = "work")]
