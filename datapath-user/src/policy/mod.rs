@@ -8,6 +8,7 @@ mod cidr;
 mod claim;
 mod class;
 mod compile;
+pub mod document;
 mod engine;
 mod installed;
 mod labels;
@@ -21,6 +22,7 @@ mod settings;
 mod universe;
 
 pub use class::{Class, ClassEntry};
+pub use document::{Reading, Refusal};
 pub use engine::{PolicyEngine, PolicyStats};
 pub use labels::{Label, Labels, source};
 pub use model::{
