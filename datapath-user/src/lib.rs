@@ -86,7 +86,10 @@ pub use config::{
 pub use datapath::Datapath;
 pub use endpoint::{EndpointSpec, EndpointView};
 pub use error::Error;
-pub use events::{EndKind, EventEnd, EventView, Events, TunnelView, UntoldView, drop_reasons};
+pub use events::{
+    EndKind, EventEnd, EventKind, EventRule, EventVerdict, EventView, Events, IcmpView,
+    PolicyDecision, PolicyMatch, TunnelView, UntoldView, drop_reasons, reserved_identity,
+};
 pub use flows::{
     EndFilter, FlowChange, FlowEnd, FlowFamily, FlowFilter, FlowFollower, FlowFormat, FlowHalf,
     FlowList, FlowNat, FlowOrder, FlowPair, FlowSort, FlowState, FlowTableName, FlowTurn,

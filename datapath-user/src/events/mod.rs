@@ -1,8 +1,14 @@
 //! Events: what became of single packets, as it happens.
 
+mod ends;
+mod labels;
 mod packet;
+mod policy;
+#[cfg(test)]
+mod table;
 mod view;
 
+use std::fs;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,13 +22,21 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
 
-pub use self::view::{EndKind, EventEnd, EventView, TunnelView};
+use self::ends::Directory;
+pub use self::ends::{EndKind, EventEnd};
+use self::labels::Shelf;
+pub use self::labels::reserved_identity;
+pub use self::policy::{EventRule, PolicyDecision, PolicyMatch};
+pub use self::view::{EventKind, EventVerdict, EventView, IcmpView, TunnelView};
 use crate::error::Error;
 use crate::maps::Maps;
 use crate::node::Node;
 
 /// Name of the ring buffer.
 pub(crate) const RING: &str = "events";
+
+/// Where the kernel has the machine's name.
+const HOSTNAME: &str = "/proc/sys/kernel/hostname";
 
 /// The one reader of a datapath's events.
 ///
@@ -37,7 +51,7 @@ pub(crate) const RING: &str = "events";
 ///     let mut events = datapath.events()?;
 ///     while events.wait(None)? {
 ///         for event in events.read(256) {
-///             println!("{} at {}: {}", event.reason, event.interface, event.summary);
+///             println!("{} {} at {}", event.verdict.as_str(), event.summary, event.interface);
 ///         }
 ///     }
 ///     Ok(())
@@ -49,6 +63,9 @@ pub(crate) const RING: &str = "events";
 pub struct Events {
     ring: RingBuf<MapData>,
     node: Arc<Mutex<Option<Node>>>,
+    copies: Shelf,
+    /// Name of this node.
+    name: String,
     _only: Reader,
 }
 
@@ -75,6 +92,10 @@ impl Events {
         Ok(Self {
             ring,
             node,
+            copies: Shelf::default(),
+            // A machine without a name is none that others would have to be told from.
+            name: fs::read_to_string(HOSTNAME)
+                .map_or_else(|_| String::new(), |name| name.trim().to_owned()),
             _only: only,
         })
     }
@@ -96,7 +117,9 @@ impl Events {
         }
         let since_boot = view::boot_time();
         let node = self.node.lock().unwrap_or_else(PoisonError::into_inner);
-        let view = |event: &Event| EventView::new(event, since_boot, node.as_ref());
+        let directory = node.as_ref().map(|node| node as &dyn Directory);
+        let (copies, name) = (&mut self.copies, &self.name);
+        let view = |event: &Event| EventView::new(event, since_boot, directory, copies, name);
         found.iter().map(view).collect()
     }
 

@@ -20,6 +20,9 @@ pub(super) struct Packet {
     pub(super) destination_port: Option<u16>,
     pub(super) protocol: String,
     pub(super) tcp_flags: String,
+    pub(super) ip_version: Option<u8>,
+    /// Type and code.
+    pub(super) icmp: Option<(u8, u8)>,
     /// In Hubble's words: `TCP Flags: SYN`, `ICMPv4 EchoRequest`.
     pub(super) summary: String,
 }
@@ -105,8 +108,12 @@ fn of_ip(net: &LaxNetSlice<'_>) -> Option<Packet> {
         source: Some(source),
         destination: Some(destination),
         protocol: flows::protocol(number),
+        ip_version: Some(if source.is_ipv4() { 4 } else { 6 }),
         ..Packet::default()
     };
+    if let (protocol::ICMP | protocol::ICMPV6, &[kind, code, ..]) = (number, payload) {
+        packet.icmp = Some((kind, code));
+    }
     packet.summary = match number {
         protocol::TCP => {
             (packet.source_port, packet.destination_port) = ports(payload);

@@ -14,8 +14,8 @@ use tokio::{net::UnixStream, runtime, time};
 
 use super::{
     Addresses, ChangeStream, EndpointSpec, EndpointView, EventQuery, EventStream, Failure,
-    FlowCount, FlowFilter, FlowOrder, FlowPace, FlowStream, FlowView, FlushReport, FlushRequest,
-    Kind, MetricView, PeerSpec, PeerView, Status, UntoldView,
+    FeedStatus, FlowCount, FlowFilter, FlowOrder, FlowPace, FlowStream, FlowView, FlushReport,
+    FlushRequest, Kind, MetricView, PeerSpec, PeerView, Status, UntoldView,
 };
 use crate::error::{Error, Result};
 
@@ -183,7 +183,19 @@ impl Client {
     ///
     /// As [`Client::health`].
     pub fn events(&self, wanted: &EventQuery) -> Result<EventStream> {
-        EventStream::open(self, &query("/v1/events", &[&self.encode(wanted)?]))
+        EventStream::open(
+            self,
+            &query("/v1/events", &[&self.encode(&wanted.pairs())?]),
+        )
+    }
+
+    /// Returns how many events the agent keeps, and how fast they come.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::health`].
+    pub fn feed_status(&self) -> Result<FeedStatus> {
+        self.get("/v1/events/status")
     }
 
     /// Returns how many events were not told, by drop reason.

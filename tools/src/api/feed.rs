@@ -2,20 +2,24 @@
 
 use std::{
     collections::VecDeque,
-    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
-use datapath_user::{EventEnd, EventView};
-use ipnet::IpNet;
+use datapath_user::EventView;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{
     broadcast::{self, error::RecvError},
     watch,
 };
 
-/// How many items are kept for those who ask later.
-pub const KEPT: usize = 1024;
+use super::EventQuery;
+
+/// How many items are kept for those who ask later: as many as Hubble keeps of a node.
+pub const KEPT: usize = 4095;
+/// Over how long the rate of events is taken, seconds.
+const RATE_OVER_S: i64 = 60;
 /// How many items may wait for a client that reads slowly.
 pub const QUEUE: usize = 1024;
 
@@ -34,7 +38,7 @@ pub enum Item {
 pub struct Untold {
     /// Why.
     pub why: Why,
-    /// The drop reason of those events, if they have one in common.
+    /// The drop reason of those events, if they have one in common; `policy-verdict` of verdicts.
     pub reason: Option<String>,
     /// How many.
     pub events: u64,
@@ -52,76 +56,21 @@ pub enum Why {
     SlowClient,
 }
 
-/// Which events a client wants: those that fit everything given.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct EventQuery {
-    /// So many of those that are kept, at most.
-    pub last: usize,
-    /// Whether to go on with those that come.
-    pub follow: bool,
-    /// Words of the drop reason, in any case.
-    pub reason: Option<String>,
-    /// The verdict, in any case.
-    pub verdict: Option<String>,
-    /// The protocol, as events have it.
-    pub protocol: Option<String>,
-    /// Either port.
-    pub port: Option<u16>,
-    /// A prefix of either address.
-    pub ip: Option<IpNet>,
-    /// The interface.
-    pub interface: Option<String>,
-    /// An endpoint: at the interface, or either end.
-    pub endpoint: Option<String>,
-}
-
-impl EventQuery {
-    /// Whether an item is wanted. What says that events are missing is, unless they are of another
-    /// reason.
-    #[must_use]
-    pub fn takes(&self, item: &Item) -> bool {
-        match item {
-            Item::Event(event) => self.takes_event(event),
-            Item::Untold(untold) => {
-                let reason = untold.reason.as_deref();
-                reason.is_none_or(|reason| self.takes_reason(reason))
-            }
-        }
-    }
-
-    fn takes_event(&self, event: &EventView) -> bool {
-        let ends = [&event.source, &event.destination];
-        let either = |wanted: &dyn Fn(&EventEnd) -> bool| ends.into_iter().any(wanted);
-        let in_prefix = |net: &IpNet, ip: Option<IpAddr>| ip.is_some_and(|ip| net.contains(&ip));
-        self.takes_reason(&event.reason)
-            && fits(self.verdict.as_ref(), |verdict| {
-                verdict.eq_ignore_ascii_case(&event.verdict)
-            })
-            && fits(self.protocol.as_ref(), |protocol| {
-                protocol.eq_ignore_ascii_case(&event.protocol)
-            })
-            && fits(self.port.as_ref(), |port| {
-                either(&|end| end.port == Some(*port))
-            })
-            && fits(self.ip.as_ref(), |net| {
-                either(&|end| in_prefix(net, end.address))
-            })
-            && fits(self.interface.as_ref(), |name| *name == event.interface)
-            && fits(self.endpoint.as_ref(), |id| {
-                event.endpoint.as_ref() == Some(id) || either(&|end| end.name.as_ref() == Some(id))
-            })
-    }
-
-    fn takes_reason(&self, reason: &str) -> bool {
-        fits(self.reason.as_ref(), |words| {
-            reason.to_lowercase().contains(&words.to_lowercase())
-        })
-    }
-}
-
-fn fits<T>(wanted: Option<&T>, fit: impl FnOnce(&T) -> bool) -> bool {
-    wanted.is_none_or(fit)
+/// How full a [`Feed`] is, and how fast it fills.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FeedStatus {
+    /// Items kept.
+    pub kept: usize,
+    /// Items that are kept at most.
+    pub max: usize,
+    /// Events since the agent started.
+    pub seen: u64,
+    /// Events that were not told since then: suppressed, or lost.
+    pub untold: u64,
+    /// Events a second, over the last minute or since the agent started.
+    pub events_per_s: f64,
+    /// How long the agent runs, seconds.
+    pub uptime_s: u64,
 }
 
 /// Hands items to everyone who listens, and keeps the last [`KEPT`].
@@ -133,6 +82,10 @@ pub struct Feed(Mutex<Inner>);
 #[derive(Debug)]
 struct Inner {
     kept: VecDeque<Arc<Item>>,
+    begun: Instant,
+    /// Since then.
+    seen: u64,
+    untold: u64,
     /// None once it is closed.
     live: Option<broadcast::Sender<Arc<Item>>>,
     /// Goes with `live`.
@@ -143,6 +96,9 @@ impl Default for Feed {
     fn default() -> Self {
         Self(Mutex::new(Inner {
             kept: VecDeque::with_capacity(KEPT),
+            begun: Instant::now(),
+            seen: 0,
+            untold: 0,
             live: Some(broadcast::Sender::new(QUEUE)),
             open: Some(watch::Sender::new(())),
         }))
@@ -154,6 +110,10 @@ impl Feed {
     pub fn publish(&self, items: impl IntoIterator<Item = Item>) {
         let mut inner = self.lock();
         for item in items {
+            match &item {
+                Item::Event(_) => inner.seen += 1,
+                Item::Untold(untold) => inner.untold += untold.events,
+            }
             let item = Arc::new(item);
             if inner.kept.len() == KEPT {
                 inner.kept.pop_front();
@@ -195,6 +155,41 @@ impl Feed {
             kept: kept.into(),
             live: live.map(broadcast::Sender::subscribe),
             query,
+        }
+    }
+
+    /// Returns how full it is, and how fast it fills.
+    #[must_use]
+    pub fn status(&self) -> FeedStatus {
+        let inner = self.lock();
+        let (now, uptime) = (Timestamp::now(), inner.begun.elapsed());
+        let window = SignedDuration::from_secs(RATE_OVER_S);
+        let mut oldest = None;
+        let mut recent = 0_u32;
+        for item in inner.kept.iter().rev() {
+            let Item::Event(event) = &**item else {
+                continue;
+            };
+            if now.duration_since(event.time) > window {
+                oldest = None;
+                break;
+            }
+            oldest = Some(event.time);
+            recent += 1;
+        }
+        let full = inner.kept.len() == KEPT;
+        // What came before the oldest that is kept is not known.
+        let over_s = match oldest.filter(|_| full) {
+            Some(oldest) => now.duration_since(oldest).as_secs_f64(),
+            None => window.as_secs_f64().min(uptime.as_secs_f64()),
+        };
+        FeedStatus {
+            kept: inner.kept.len(),
+            max: KEPT,
+            seen: inner.seen,
+            untold: inner.untold,
+            events_per_s: f64::from(recent) / over_s.max(1.0),
+            uptime_s: uptime.as_secs(),
         }
     }
 
@@ -278,20 +273,20 @@ mod tests {
     #[test]
     fn the_kept_and_those_that_come_are_told_once_each() {
         let feed = Feed::default();
-        feed.publish((0..2000).map(item));
+        feed.publish((0..5000).map(item));
         let all = feed.subscribe(following(usize::MAX));
         let few = feed.subscribe(following(3));
         let past = feed.subscribe(EventQuery {
             follow: false,
             ..following(2)
         });
-        feed.publish([item(2000), item(2001)]);
+        feed.publish([item(5000), item(5001)]);
         feed.close();
         let ports = |stream| -> Vec<_> { read(stream).iter().map(|item| port(item)).collect() };
         let kept = u16::try_from(KEPT).unwrap();
-        assert_eq!(ports(all), (2000 - kept..=2001).collect::<Vec<_>>());
-        assert_eq!(ports(few), [1997, 1998, 1999, 2000, 2001]);
-        assert_eq!(ports(past), [1998, 1999]);
+        assert_eq!(ports(all), (5000 - kept..=5001).collect::<Vec<_>>());
+        assert_eq!(ports(few), [4997, 4998, 4999, 5000, 5001]);
+        assert_eq!(ports(past), [4998, 4999]);
         assert_eq!(read(feed.subscribe(following(0))), []);
     }
 
@@ -315,103 +310,21 @@ mod tests {
     }
 
     #[test]
-    fn filters_take_what_fits_everything() {
-        let event = Item::Event(Box::new(sample::event()));
-        let untold = |reason: &str| {
-            Item::Untold(Untold {
-                why: Why::RateLimit,
-                reason: Some(reason.to_owned()),
-                events: 1,
-            })
+    fn the_rate_is_that_of_the_last_minute() {
+        let feed = Feed::default();
+        let at = |ago_s: i64| {
+            let mut event = sample::event();
+            event.time = Timestamp::now() - SignedDuration::from_secs(ago_s);
+            Item::Event(Box::new(event))
         };
-        let text = |text: &str| Some(text.to_owned());
-        let any = EventQuery::default;
-        let net = |net: &str| Some(net.parse().unwrap());
-        let taken = [
-            any(),
-            EventQuery {
-                reason: text("policy"),
-                ..any()
-            },
-            EventQuery {
-                verdict: text("dropped"),
-                ..any()
-            },
-            EventQuery {
-                protocol: text("TCP"),
-                ..any()
-            },
-            EventQuery {
-                port: Some(80),
-                ..any()
-            },
-            EventQuery {
-                port: Some(40_000),
-                ..any()
-            },
-            EventQuery {
-                ip: net("10.244.1.2/32"),
-                ..any()
-            },
-            EventQuery {
-                ip: net("198.51.100.0/24"),
-                ..any()
-            },
-            EventQuery {
-                interface: text("dp0123456789a"),
-                ..any()
-            },
-            EventQuery {
-                endpoint: text("web-0"),
-                ..any()
-            },
-        ];
-        for query in taken {
-            assert!(query.takes(&event), "{query:?}");
-        }
-        let others = [
-            EventQuery {
-                reason: text("policies"),
-                ..any()
-            },
-            EventQuery {
-                verdict: text("forwarded"),
-                ..any()
-            },
-            EventQuery {
-                protocol: text("udp"),
-                ..any()
-            },
-            EventQuery {
-                port: Some(81),
-                ..any()
-            },
-            EventQuery {
-                ip: net("fd00::/8"),
-                ..any()
-            },
-            EventQuery {
-                interface: text("eth0"),
-                ..any()
-            },
-            EventQuery {
-                endpoint: text("web"),
-                ..any()
-            },
-            EventQuery {
-                port: Some(80),
-                protocol: text("udp"),
-                ..any()
-            },
-        ];
-        for query in others {
-            assert!(!query.takes(&event), "{query:?}");
-        }
-        let policy = EventQuery {
-            reason: text("policy"),
-            ..any()
-        };
-        assert!(policy.takes(&untold("Policy denied")));
-        assert!(!policy.takes(&untold("Multicast")));
+        feed.publish([at(300), at(200)]);
+        let status = feed.status();
+        assert_eq!((status.kept, status.max, status.seen), (2, 4095, 2));
+        assert!(status.events_per_s.abs() < f64::EPSILON, "{status:?}");
+        // A full ring of the last ten seconds tells nothing of the time before.
+        feed.publish((0..5000).map(|_| at(10)));
+        let status = feed.status();
+        assert_eq!((status.kept, status.seen), (KEPT, 5002));
+        assert!((100.0..=410.0).contains(&status.events_per_s), "{status:?}");
     }
 }

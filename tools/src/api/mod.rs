@@ -13,6 +13,7 @@
 //! | `GET /v1/flows/halves` | | list of [`FlowView`], each direction on its own |
 //! | `GET /v1/metrics` | | list of [`MetricView`] |
 //! | `GET /v1/events` | | [`Item`]s, a line each, as they come: see [`EventQuery`] for what follows `?` |
+//! | `GET /v1/events/status` | | [`FeedStatus`] |
 //! | `GET /v1/events/untold` | | list of [`UntoldView`] |
 //! | `GET /v1/peers` | | list of [`PeerView`] |
 //! | `PUT /v1/peers` | [`PeerSpec`] | [`PeerView`] |
@@ -26,11 +27,14 @@
 mod client;
 mod failure;
 mod feed;
+mod filter;
 mod flows;
 mod lines;
 mod openmetrics;
+mod query;
 #[cfg(test)]
 pub(crate) mod sample;
+mod selector;
 mod server;
 mod socket;
 mod stream;
@@ -38,17 +42,21 @@ mod view;
 
 pub use client::Client;
 pub use failure::{Failure, Kind};
-pub use feed::{EventQuery, Feed, Item, KEPT, QUEUE, Subscription, Untold, Why};
+pub use feed::{Feed, FeedStatus, Item, KEPT, QUEUE, Subscription, Untold, Why};
+pub use filter::{Condition, EventFilter, Field};
 pub use flows::{FlowCount, FlowPace, FlushRequest, Source};
+pub use query::EventQuery;
+pub use selector::LabelSelector;
 pub use server::{router, serve};
 pub use socket::{DEFAULT_SOCKET, Socket};
 pub use stream::{ChangeStream, EventStream, FlowStream};
 pub use view::{Addresses, Agent, Status};
 
 pub use datapath_user::{
-    EndKind, EndpointSpec, EndpointView, EventEnd, EventView, FlowChange, FlowFilter, FlowOrder,
-    FlowPair, FlowView, FlushReport, MetricView, PeerSpec, PeerView, RemotePod, TableTally,
-    TableUse, Tallies, TunnelView, UntoldView,
+    EndKind, EndpointSpec, EndpointView, EventEnd, EventKind, EventRule, EventVerdict, EventView,
+    FlowChange, FlowFilter, FlowOrder, FlowPair, FlowView, FlushReport, IcmpView, MetricView,
+    PeerSpec, PeerView, PolicyDecision, PolicyMatch, RemotePod, TableTally, TableUse, Tallies,
+    TunnelView, UntoldView,
 };
 
 /// What the API is about: a node with a datapath.

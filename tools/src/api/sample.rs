@@ -1,12 +1,14 @@
 //! Views as an agent gives them, for tests of what is made of them.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use datapath_ipam::{Lease, Owner, PoolUsage, Reservation};
 use datapath_user::{
     FlowEnd, FlowFormat, FlowHalf, FlowNat, FlowState, FlowTableName, FlowVerdict, FlowWay, Listed,
     ListedBy, MasqueradeRule, NatKind, NonMasqueradeView, Protocol, UplinkState, UplinkView,
 };
+
+use datapath_user::policy::{DocumentId, DocumentKind, Labels};
 
 use super::*;
 
@@ -228,15 +230,35 @@ pub(crate) fn metrics() -> Vec<MetricView> {
     ]
 }
 
-/// A segment from a pod to the world that policy denies.
+fn labels(texts: &[&str]) -> Arc<Labels> {
+    let texts: Vec<_> = texts.iter().map(|&text| text.to_owned()).collect();
+    Arc::new(Labels::try_from(texts).unwrap())
+}
+
+/// A segment from a pod to the world that a rule denies.
 pub(crate) fn event() -> EventView {
     let frame: Vec<u8> = (0..74).collect();
     EventView {
         time: "2026-11-21T06:30:00.123456789Z".parse().unwrap(),
-        kind: "drop".to_owned(),
-        verdict: "DROPPED".to_owned(),
-        reason: "Policy denied".to_owned(),
+        kind: EventKind::Drop,
+        verdict: EventVerdict::Dropped,
+        reason: "Policy denied by denylist".to_owned(),
+        policy: Some(PolicyDecision {
+            matched: PolicyMatch::L3L4,
+            rule_id: 77,
+            rule: Some(EventRule {
+                document: DocumentId {
+                    kind: DocumentKind::CiliumNetworkPolicy,
+                    namespace: Some("shop".to_owned()),
+                    name: "web".to_owned(),
+                },
+                path: "spec.egressDeny[0]".to_owned(),
+                file: Some("web.yaml".into()),
+                line: 12,
+            }),
+        }),
         direction: "egress".to_owned(),
+        node: "n1".to_owned(),
         hook: "from_pod".to_owned(),
         interface: "dp0123456789a".to_owned(),
         interface_index: 7,
@@ -244,6 +266,9 @@ pub(crate) fn event() -> EventView {
         source: EventEnd {
             kind: Some(EndKind::Endpoint),
             name: Some("web-0".to_owned()),
+            namespace: Some("shop".to_owned()),
+            pod: Some("web-0".to_owned()),
+            labels: labels(&["k8s:app=web", "k8s:io.kubernetes.pod.namespace=shop"]),
             identity: Some(1001),
             address: Some(ip("10.244.1.2")),
             port: Some(40_000),
@@ -253,12 +278,16 @@ pub(crate) fn event() -> EventView {
         destination: EventEnd {
             kind: Some(EndKind::World),
             name: Some("world".to_owned()),
-            identity: Some(2),
+            identity: Some(9),
+            labels: labels(&["reserved:world-ipv4"]),
             address: Some(ip("198.51.100.10")),
             port: Some(80),
             mac: Some("02:00:00:00:00:01".to_owned()),
             claimed: false,
+            ..EventEnd::default()
         },
+        ip_version: Some(4),
+        icmp: None,
         protocol: "tcp".to_owned(),
         tcp_flags: "SYN".to_owned(),
         summary: "TCP Flags: SYN".to_owned(),
@@ -267,6 +296,88 @@ pub(crate) fn event() -> EventView {
         length_bytes: 1514,
         frame,
     }
+}
+
+/// A connection that policy lets begin, one that nothing allows with its drop, one of an audited
+/// pod, and an echo request that a rule denies.
+pub(crate) fn events() -> Vec<EventView> {
+    let pod = |name: &str, address, identity, port| EventEnd {
+        kind: Some(EndKind::Endpoint),
+        name: Some(name.to_owned()),
+        namespace: Some("default".to_owned()),
+        pod: Some(name.to_owned()),
+        identity: Some(identity),
+        labels: labels(&["k8s:io.kubernetes.pod.namespace=default"]),
+        address: Some(ip(address)),
+        port,
+        mac: Some("02:11:22:33:44:55".to_owned()),
+        claimed: false,
+    };
+    let denied = event();
+    let mut rule = denied.policy.clone().unwrap().rule.unwrap();
+    rule.document.kind = DocumentKind::NetworkPolicy;
+    "spec.ingress[0]".clone_into(&mut rule.path);
+    let decided = |matched, rule: Option<EventRule>| {
+        Some(PolicyDecision {
+            matched,
+            rule_id: rule.as_ref().map_or(0, |_| 78),
+            rule,
+        })
+    };
+    let allowed = EventView {
+        kind: EventKind::PolicyVerdict,
+        verdict: EventVerdict::Forwarded,
+        reason: String::new(),
+        policy: decided(PolicyMatch::L3L4, Some(rule)),
+        direction: "ingress".to_owned(),
+        source: pod("client-1", "10.244.1.2", 1234, Some(43_210)),
+        destination: pod("server", "10.244.1.3", 5678, Some(80)),
+        ..denied.clone()
+    };
+    let unmatched = EventView {
+        verdict: EventVerdict::Dropped,
+        reason: "Policy denied".to_owned(),
+        policy: decided(PolicyMatch::None, None),
+        ..allowed.clone()
+    };
+    let dropped = EventView {
+        kind: EventKind::Drop,
+        policy: None,
+        ..unmatched.clone()
+    };
+    let audited = EventView {
+        verdict: EventVerdict::Audit,
+        reason: String::new(),
+        direction: "egress".to_owned(),
+        ..unmatched.clone()
+    };
+    let echo = EventView {
+        kind: EventKind::PolicyVerdict,
+        policy: decided(PolicyMatch::L3Proto, denied.policy.clone().unwrap().rule),
+        source: pod("client-1", "fd00:10:244:1::2", 1234, None),
+        destination: EventEnd {
+            identity: Some(10),
+            address: Some(ip("2001:db8::7")),
+            labels: labels(&["reserved:world-ipv6"]),
+            port: None,
+            ..denied.destination.clone()
+        },
+        protocol: "icmpv6".to_owned(),
+        tcp_flags: String::new(),
+        ip_version: Some(6),
+        icmp: Some(IcmpView { kind: 128, code: 0 }),
+        summary: "ICMPv6 EchoRequest".to_owned(),
+        ..denied
+    };
+    vec![allowed, unmatched, dropped, audited, echo]
+}
+
+pub(crate) fn untold() -> Item {
+    Item::Untold(Untold {
+        why: Why::RateLimit,
+        reason: Some("Multicast".to_owned()),
+        events: 37,
+    })
 }
 
 pub(crate) fn addresses() -> Addresses {

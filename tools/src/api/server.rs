@@ -89,6 +89,10 @@ pub fn router(node: Arc<dyn Node>) -> Router {
         )
         .route("/v1/events", get(events))
         .route(
+            "/v1/events/status",
+            get(|node: Shared| answer(node, |node| Ok(node.feed().status()))),
+        )
+        .route(
             "/v1/events/untold",
             get(|node: Shared| answer(node, Node::untold_events)),
         )
@@ -133,10 +137,13 @@ async fn remove_peer(node: Shared, Path(name): Path<String>) -> Result<StatusCod
 /// Streams events, a line of JSON each.
 async fn events(
     State(node): Shared,
-    query: Result<Query<EventQuery>, QueryRejection>,
+    query: Result<Query<Vec<(String, String)>>, QueryRejection>,
 ) -> Result<Response, Failure> {
-    let Query(query) =
+    let Query(pairs) =
         query.map_err(|rejection| Failure::of(Kind::Invalid, rejection.body_text()))?;
+    let query = EventQuery::of_pairs(pairs).map_err(|wrong| {
+        Failure::of(Kind::Invalid, format!("the query cannot be used: {wrong}"))
+    })?;
     let lines = stream::unfold(node.feed().subscribe(query), |mut items| async {
         let item = items.next().await?;
         let line = serde_json::to_vec(&*item).map(|mut line| {

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{Context, Outcome, watch};
 use crate::{
-    api::{EventQuery, MetricView, UntoldView},
+    api::{MetricView, UntoldView},
     table::{self, numbers, words},
 };
 
@@ -34,20 +34,18 @@ pub(super) struct Drops {
     follow: bool,
 
     /// Those with these words in the reason, in any case
-    #[arg(long, value_name = "WORDS", value_parser = watch::reason)]
+    #[arg(long, value_name = "WORDS", value_parser = watch::value_of("reason"))]
     reason: Option<String>,
 }
 
 impl Drops {
+    pub(super) const fn prints_events(&self) -> bool {
+        self.follow
+    }
+
     pub(super) fn run(&self, context: &Context<'_>) -> anyhow::Result<Outcome> {
         if self.follow {
-            let query = EventQuery {
-                follow: true,
-                verdict: Some("DROPPED".to_owned()),
-                reason: self.reason.clone(),
-                ..EventQuery::default()
-            };
-            return watch::print(context, &query);
+            return watch::follow_drops(context, self.reason.as_deref());
         }
         let client = context.client()?;
         let mut metrics = client.metrics()?;

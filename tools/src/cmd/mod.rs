@@ -57,8 +57,8 @@ Examples:
 #[command(name = "dpctl", version, after_help = AFTER_HELP, max_term_width = 100)]
 pub struct Cli {
     /// How to print
-    #[arg(long, value_enum, value_name = "FORM", default_value_t = Form::Table, global = true)]
-    output: Form,
+    #[arg(long, value_enum, value_name = "FORM", default_value_t = Output::Table, global = true)]
+    output: Output,
 
     #[command(flatten)]
     target: Target,
@@ -67,8 +67,25 @@ pub struct Cli {
     verb: Verb,
 }
 
-/// How to print.
+/// How to print, as it is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// Tables, for people; of events, compact lines
+    Table,
+    /// JSON, for programs; of events, a flow as Hubble has it on each line
+    Json,
+    /// Of events: a line each, as Hubble prints them
+    Compact,
+    /// Of events: a field on each line
+    Dict,
+    /// Of events: JSON as `hubble observe --output jsonpb` prints it and `--input-file` reads it
+    Jsonpb,
+    /// Of events: columns
+    Tab,
+}
+
+/// How to print what is no event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
     /// Tables, for people
     Table,
@@ -101,6 +118,7 @@ enum Verb {
 struct Context<'a> {
     target: &'a Target,
     form: Form,
+    output: Output,
 }
 
 /// What a verb has to say, and whether all is well.
@@ -118,12 +136,16 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let context = Context {
         target: &cli.target,
-        form: cli.output,
+        form: cli.output.form(),
+        output: cli.output,
     };
-    let outcome = cli.verb.run(&context).and_then(|outcome| {
-        print(&outcome.text).context("print")?;
-        Ok((outcome.failed, outcome.unusable))
-    });
+    let outcome = cli
+        .check()
+        .and_then(|()| cli.verb.run(&context))
+        .and_then(|outcome| {
+            print(&outcome.text).context("print")?;
+            Ok((outcome.failed, outcome.unusable))
+        });
     match outcome {
         Ok((false, false)) => ExitCode::SUCCESS,
         Ok((true, _)) => FAILED.into(),
@@ -141,7 +163,41 @@ pub fn command() -> clap::Command {
     Cli::command()
 }
 
+impl Cli {
+    /// Refuses forms that are for events where there are none.
+    fn check(&self) -> anyhow::Result<()> {
+        let general = matches!(self.output, Output::Table | Output::Json);
+        if general || self.verb.prints_events() {
+            return Ok(());
+        }
+        let name = self.output.to_possible_value();
+        let name = name.as_ref().map_or("", |value| value.get_name());
+        let sentence = format!(
+            "--output {name} is for events (`dpctl watch`): write --output table or json here"
+        );
+        Err(Error::Usage { sentence }.into())
+    }
+}
+
+impl Output {
+    const fn form(self) -> Form {
+        match self {
+            Self::Json | Self::Jsonpb => Form::Json,
+            Self::Table | Self::Compact | Self::Dict | Self::Tab => Form::Table,
+        }
+    }
+}
+
 impl Verb {
+    /// Whether it prints a stream of events.
+    const fn prints_events(&self) -> bool {
+        match self {
+            Self::Watch(verb) => verb.prints_events(),
+            Self::Drops(verb) => verb.prints_events(),
+            _ => false,
+        }
+    }
+
     fn run(&self, context: &Context<'_>) -> anyhow::Result<Outcome> {
         match self {
             Self::Status(verb) => verb.run(context),

@@ -1,34 +1,64 @@
-//! An event on a line, as Hubble's compact form has it.
+//! An event in words, as Hubble's compact form has it.
 
 use std::net::{IpAddr, SocketAddr};
 
 use jiff::{Timestamp, tz::TimeZone};
 
-use crate::api::{EndKind, EventEnd, EventView, Item, Untold, Why};
+use super::Style;
+use crate::api::{EndKind, EventEnd, EventKind, EventVerdict, EventView, Item, Untold, Why};
 
-/// Shows an item on a line, times in the machine's time zone.
-pub(super) fn of(item: &Item) -> String {
+/// Shows an item on a line.
+pub(super) fn compact(item: &Item, zone: &TimeZone, style: Style) -> String {
+    let event = match item {
+        Item::Event(event) => event,
+        Item::Untold(untold) => return untold_line(untold),
+    };
+    let time = stamp(event, zone, style);
+    let (source, destination) = (end(&event.source), end(&event.destination));
+    let [from, to] = [&event.source, &event.destination].map(identity);
+    let arrow = if is_reply(event) == Some(false) {
+        "->"
+    } else {
+        "<>"
+    };
+    let (about, verdict) = (about(event), verdict(event, style));
+    let (summary, within) = (&event.summary, within(event));
+    format!(
+        "{time}: {source} {from} {arrow} {destination} {to} {about} {verdict} ({summary}){within}"
+    )
+}
+
+/// Time, sender, receiver, what it is about, verdict, and the packet in short.
+pub(super) fn fields(item: &Item, zone: &TimeZone, style: Style) -> [String; 6] {
     match item {
-        Item::Event(event) => event_line(event, &TimeZone::system()),
-        Item::Untold(untold) => untold_line(untold),
+        Item::Event(event) => [
+            stamp(event, zone, style),
+            end(&event.source),
+            end(&event.destination),
+            about(event),
+            verdict(event, style),
+            format!("{}{}", event.summary, within(event)),
+        ],
+        Item::Untold(untold) => {
+            let none = String::new;
+            let about = "EVENTS LOST".to_owned();
+            [none(), none(), none(), about, none(), untold_line(untold)]
+        }
     }
 }
 
-fn event_line(event: &EventView, zone: &TimeZone) -> String {
+/// Whether it is a packet that answers, where that is known: what policy lets begin a flow is none.
+pub(super) fn is_reply(event: &EventView) -> Option<bool> {
+    let begins = event.kind == EventKind::PolicyVerdict && event.verdict != EventVerdict::Dropped;
+    begins.then_some(false)
+}
+
+fn stamp(event: &EventView, zone: &TimeZone, style: Style) -> String {
     let time = time(event.time, zone);
-    let (source, destination) = (end(&event.source), end(&event.destination));
-    let EventView {
-        reason,
-        verdict,
-        summary,
-        ..
-    } = event;
-    let within = match &event.tunnel {
-        Some(tunnel) => format!(" in tunnel from {} VNI {}", tunnel.source, tunnel.vni),
-        None if event.tagged => " with a VLAN tag".to_owned(),
-        None => String::new(),
-    };
-    format!("{time}: {source} <> {destination} {reason} {verdict} ({summary}){within}")
+    if style.print_node_name && !event.node.is_empty() {
+        return format!("{time} [{}]", event.node);
+    }
+    time
 }
 
 /// `Nov 21 06:30:00.123`.
@@ -37,26 +67,73 @@ pub(in crate::cmd) fn time(time: Timestamp, zone: &TimeZone) -> String {
     zoned.strftime("%b %e %H:%M:%S.%3f").to_string()
 }
 
-/// `web-0:40000 (ID:1001)`, `198.51.100.10:80 (world)`.
+/// The drop reason, or `policy-verdict:L3-L4 INGRESS`.
+fn about(event: &EventView) -> String {
+    match event.kind {
+        EventKind::Drop => event.reason.clone(),
+        EventKind::PolicyVerdict => {
+            let matched = event.policy.as_ref().map(|policy| policy.matched.as_str());
+            let direction = event.direction.to_uppercase();
+            format!("policy-verdict:{} {direction}", matched.unwrap_or("none"))
+        }
+    }
+}
+
+fn verdict(event: &EventView, style: Style) -> String {
+    let word = match (event.kind, event.verdict) {
+        (EventKind::Drop, verdict) => verdict.as_str(),
+        (EventKind::PolicyVerdict, EventVerdict::Forwarded) => "ALLOWED",
+        (EventKind::PolicyVerdict, EventVerdict::Dropped) => "DENIED",
+        (EventKind::PolicyVerdict, EventVerdict::Audit) => "AUDITED",
+    };
+    let judged = event.policy.as_ref().filter(|_| style.print_policy_names);
+    match judged.and_then(|policy| policy.rule.as_ref()) {
+        Some(rule) => {
+            let document = &rule.document;
+            format!("{word} BY {} ({})", document.name, document.kind)
+        }
+        None => word.to_owned(),
+    }
+}
+
+/// What the packet was in, for what Hubble has no words.
+fn within(event: &EventView) -> String {
+    match &event.tunnel {
+        Some(tunnel) => format!(" in tunnel from {} VNI {}", tunnel.source, tunnel.vni),
+        None if event.tagged => " with a VLAN tag".to_owned(),
+        None => String::new(),
+    }
+}
+
+/// `shop/web-0:40000`, `198.51.100.10:80`.
 fn end(end: &EventEnd) -> String {
-    let pod = end.kind == Some(EndKind::Endpoint);
-    let name = end.name.as_deref().filter(|_| pod);
-    let place = match (name, end.address) {
-        (Some(name), Some(address)) if end.claimed => port(format!("{name}[{address}]"), end.port),
-        (Some(name), _) => port(name.to_owned(), end.port),
+    let local = end.kind == Some(EndKind::Endpoint);
+    let pod = match (&end.namespace, &end.pod) {
+        (Some(namespace), Some(pod)) => Some(format!("{namespace}/{pod}")),
+        (None, Some(pod)) => Some(pod.clone()),
+        (_, None) => end.name.clone().filter(|_| local),
+    };
+    match (pod, end.address) {
+        (Some(pod), Some(address)) if end.claimed => port(format!("{pod}[{address}]"), end.port),
+        (Some(pod), _) => port(pod, end.port),
         (None, Some(address)) => socket(address, end.port),
         (None, None) => end.mac.clone().unwrap_or_else(|| "-".to_owned()),
+    }
+}
+
+/// `(ID:1001)`, `(world-ipv4)`.
+fn identity(end: &EventEnd) -> String {
+    let pod = end.kind == Some(EndKind::Endpoint);
+    if end.claimed && !pod {
+        return "(unproven)".to_owned();
+    }
+    let Some(number) = end.identity else {
+        return "(unknown)".to_owned();
     };
-    let identity = match end.identity {
-        _ if end.claimed && !pod => "unproven".to_owned(),
-        Some(1) => "host".to_owned(),
-        Some(2) => "world".to_owned(),
-        Some(3) => "unmanaged".to_owned(),
-        Some(6) => "remote-node".to_owned(),
-        Some(number) => format!("ID:{number}"),
-        None => "unknown".to_owned(),
-    };
-    format!("{place} ({identity})")
+    match datapath_user::reserved_identity(number) {
+        Some(name) => format!("({name})"),
+        None => format!("(ID:{number})"),
+    }
 }
 
 fn port(name: String, port: Option<u16>) -> String {
@@ -89,19 +166,23 @@ mod tests {
     use super::*;
     use crate::api::{TunnelView, sample};
 
+    fn styled(event: &EventView, style: Style) -> String {
+        let item = Item::Event(Box::new(event.clone()));
+        compact(&item, &TimeZone::UTC, style)
+    }
+
     fn line(event: &EventView) -> String {
-        event_line(event, &TimeZone::UTC)
+        styled(event, Style::default())
     }
 
     #[test]
-    fn events_read_as_hubble_shows_them() {
+    fn who_is_not_who_it_says_is_told() {
         let event = sample::event();
-        insta::assert_snapshot!(line(&event), @"Nov 21 06:30:00.123: web-0:40000 (ID:1001) <> 198.51.100.10:80 (world) Policy denied DROPPED (TCP Flags: SYN)");
         let mut forged = event.clone();
         forged.source.claimed = true;
         forged.source.address = "fd00::7".parse().ok();
         forged.reason = "Invalid source ip".to_owned();
-        insta::assert_snapshot!(line(&forged), @"Nov 21 06:30:00.123: web-0[fd00::7]:40000 (ID:1001) <> 198.51.100.10:80 (world) Invalid source ip DROPPED (TCP Flags: SYN)");
+        insta::assert_snapshot!(line(&forged), @"Nov 21 06:30:00.123: shop/web-0[fd00::7]:40000 (ID:1001) <> 198.51.100.10:80 (world-ipv4) Invalid source ip DROPPED (TCP Flags: SYN)");
         let mut arp = event.clone();
         arp.time = "2026-11-02T06:30:00Z".parse().unwrap();
         arp.source = EventEnd {
@@ -110,7 +191,7 @@ mod tests {
         };
         arp.destination = EventEnd::default();
         arp.summary = "ARP Request".to_owned();
-        insta::assert_snapshot!(line(&arp), @"Nov  2 06:30:00.000: 02:11:22:33:44:55 (unknown) <> - (unknown) Policy denied DROPPED (ARP Request)");
+        insta::assert_snapshot!(line(&arp), @"Nov  2 06:30:00.000: 02:11:22:33:44:55 (unknown) <> - (unknown) Policy denied by denylist DROPPED (ARP Request)");
         let mut tunnelled = event;
         tunnelled.source = EventEnd {
             kind: Some(EndKind::Peer),
@@ -125,7 +206,26 @@ mod tests {
             destination: "192.0.2.11".parse().unwrap(),
             vni: 1,
         });
-        insta::assert_snapshot!(line(&tunnelled), @"Nov 21 06:30:00.123: [fd00:10:244:2::2]:7 (unproven) <> 198.51.100.10:80 (world) Policy denied DROPPED (TCP Flags: SYN) in tunnel from 192.0.2.12 VNI 1");
+        insta::assert_snapshot!(line(&tunnelled), @"Nov 21 06:30:00.123: [fd00:10:244:2::2]:7 (unproven) <> 198.51.100.10:80 (world-ipv4) Policy denied by denylist DROPPED (TCP Flags: SYN) in tunnel from 192.0.2.12 VNI 1");
+    }
+
+    #[test]
+    fn policies_and_nodes_are_named_when_asked_for() {
+        let style = Style {
+            print_policy_names: true,
+            print_node_name: true,
+        };
+        let lines: Vec<_> = sample::events()
+            .iter()
+            .map(|event| styled(event, style))
+            .collect();
+        insta::assert_snapshot!(lines.join("\n"), @"
+        Nov 21 06:30:00.123 [n1]: default/client-1:43210 (ID:1234) -> default/server:80 (ID:5678) policy-verdict:L3-L4 INGRESS ALLOWED BY web (NetworkPolicy) (TCP Flags: SYN)
+        Nov 21 06:30:00.123 [n1]: default/client-1:43210 (ID:1234) <> default/server:80 (ID:5678) policy-verdict:none INGRESS DENIED (TCP Flags: SYN)
+        Nov 21 06:30:00.123 [n1]: default/client-1:43210 (ID:1234) <> default/server:80 (ID:5678) Policy denied DROPPED (TCP Flags: SYN)
+        Nov 21 06:30:00.123 [n1]: default/client-1:43210 (ID:1234) -> default/server:80 (ID:5678) policy-verdict:none EGRESS AUDITED (TCP Flags: SYN)
+        Nov 21 06:30:00.123 [n1]: default/client-1 (ID:1234) <> 2001:db8::7 (world-ipv6) policy-verdict:L3-Proto EGRESS DENIED BY web (CiliumNetworkPolicy) (ICMPv6 EchoRequest)
+        ");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Events in a pcapng file.
 
 use std::{
+    borrow::Cow,
     collections::HashMap,
     fs::File,
     io::{self, BufWriter, Write},
@@ -12,11 +13,11 @@ use anyhow::Context as _;
 use datapath_conformance::pcapng::{Packet, PcapError, PcapNg};
 
 use crate::{
-    api::{EventView, Item},
+    api::{EventKind, EventView, Item},
     error::{Error, Result},
 };
 
-/// A file being written: the first bytes of every packet, with the drop reason as its comment.
+/// A file being written: the first bytes of every packet, with what became of it as comment.
 pub(super) struct Recording {
     name: String,
     file: PcapNg<Box<dyn Write>>,
@@ -36,7 +37,7 @@ impl Recording {
     /// Begins a file and writes its head at once, for who reads it as it grows.
     pub(super) fn new(name: &str, out: Box<dyn Write>) -> anyhow::Result<Self> {
         let begin = || {
-            let mut file = PcapNg::new(out, "packets that the datapath dropped")?;
+            let mut file = PcapNg::new(out, "packets that the datapath told of")?;
             file.flush()?;
             Ok::<_, PcapError>(file)
         };
@@ -79,11 +80,22 @@ impl Recording {
             bytes: &event.frame,
             original_len: usize::try_from(event.length_bytes).unwrap_or(usize::MAX),
             direction: None,
-            comment: Some(&event.reason),
+            comment: Some(&comment(event)),
         })?;
         self.packets += 1;
-        // Drops are few, and whoever watches the file wants to see them.
+        // Events are few, and whoever watches the file wants to see them.
         self.file.flush()
+    }
+}
+
+/// The drop reason, or what policy said.
+fn comment(event: &EventView) -> Cow<'_, str> {
+    match event.kind {
+        EventKind::Drop => Cow::Borrowed(&event.reason),
+        EventKind::PolicyVerdict => {
+            let (kind, verdict) = (event.kind.as_str(), event.verdict.as_str());
+            Cow::Owned(format!("{kind} {} {verdict}", event.direction))
+        }
     }
 }
 
