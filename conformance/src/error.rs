@@ -119,6 +119,16 @@ pub enum Error {
         #[source]
         source: serde_json::Error,
     },
+    /// A policy case that cannot be run as it is written.
+    #[error("{}:{line}: {problem}", file.display())]
+    Case {
+        /// Its file.
+        file: PathBuf,
+        /// The line, counted from one.
+        line: u64,
+        /// What is wrong, and what to do about it.
+        problem: String,
+    },
     /// An offload did not change as it was told to.
     #[error(
         "offload {offload} of {interface} in {namespace} stays {state}, the driver does not let it be changed"

@@ -4,6 +4,7 @@
 //! - [`netns`], [`topology`]: namespaces, and the network of nodes, pods and an outside host;
 //! - [`probe`]: traffic with every byte checked; [`frame`]: frames, forged or captured, and
 //!   their checksums; [`offload`]: what interfaces do about checksums and segments;
+//! - [`policy`]: policy cases, and the matrix of who reaches whom;
 //! - [`capture`], [`report`]: what is kept of a run;
 //! - [`snapshot`], [`signals`]: that nothing else is.
 //!
@@ -39,6 +40,7 @@ pub mod offload;
 pub mod paths;
 pub mod patience;
 pub mod pcapng;
+pub mod policy;
 pub mod probe;
 pub mod program;
 pub mod report;

@@ -465,7 +465,7 @@ fn namespaces(plan: &Plan) -> impl Iterator<Item = String> {
 }
 
 /// Sets what a host's network stack would otherwise take over from the machine, or wait for.
-fn set_up_stack(namespace: &Namespace, forwards: bool) -> Result<()> {
+pub(crate) fn set_up_stack(namespace: &Namespace, forwards: bool) -> Result<()> {
     let forwards = if forwards { "1" } else { "0" };
     let settings = [
         // A new namespace starts with the machine's setting, which may be on.
@@ -482,7 +482,7 @@ fn set_up_stack(namespace: &Namespace, forwards: bool) -> Result<()> {
     Ok(())
 }
 
-fn everywhere(family: Family) -> IpNet {
+pub(crate) fn everywhere(family: Family) -> IpNet {
     match family {
         Family::Ipv4 => ipnet::Ipv4Net::default().into(),
         Family::Ipv6 => ipnet::Ipv6Net::default().into(),

@@ -25,7 +25,7 @@ use super::plan::{LabName, Plan, RUN_DIRECTORY};
 use crate::error::{Error, Result};
 
 /// Makes the directory of a lab. A failure on the way leaves nothing.
-pub(super) fn make(plan: &Plan) -> Result<()> {
+pub(crate) fn make(plan: &Plan) -> Result<()> {
     let directory = plan.run_directory();
     let made = fill(plan, &directory);
     if made.is_err()
@@ -37,7 +37,7 @@ pub(super) fn make(plan: &Plan) -> Result<()> {
 }
 
 /// Removes the directory of a lab and what is mounted in it. That it is gone is no failure.
-pub(super) fn remove(directory: &Path) -> Result<()> {
+pub(crate) fn remove(directory: &Path) -> Result<()> {
     let bpf = directory.join("bpf");
     match umount2(&bpf, MntFlags::MNT_DETACH) {
         Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => {}
@@ -81,12 +81,12 @@ pub(super) fn read_plan(lab: &LabName) -> Result<Plan> {
 }
 
 /// Returns the directory for a node's pins.
-pub(super) fn node_bpffs(plan: &Plan, node: u8) -> PathBuf {
+pub(crate) fn node_bpffs(plan: &Plan, node: u8) -> PathBuf {
     plan.run_directory().join("bpf").join(format!("n{node}"))
 }
 
 /// Returns the directory for a node's other files.
-pub(super) fn node_directory(plan: &Plan, node: u8) -> PathBuf {
+pub(crate) fn node_directory(plan: &Plan, node: u8) -> PathBuf {
     plan.run_directory().join(format!("n{node}"))
 }
 

@@ -3,8 +3,8 @@
 //! [`Plan`] says what to build, [`Fabric`] builds it and takes it down, [`Remains`] deals with
 //! labs that no process owns any more.
 
-mod fabric;
-mod files;
+pub(crate) mod fabric;
+pub(crate) mod files;
 mod node;
 pub mod plan;
 mod processes;

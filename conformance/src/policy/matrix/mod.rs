@@ -1,0 +1,190 @@
+//! Who reaches whom: a case, built and probed.
+
+mod arena;
+mod attempt;
+mod exchange;
+mod layout;
+mod message;
+mod result;
+mod server;
+mod table;
+
+use std::collections::BTreeSet;
+
+use datapath_user::Tunnel;
+
+use self::{
+    arena::{Arena, Place},
+    exchange::{Job, Numbers, Outcome},
+    server::Servers,
+};
+pub use self::{
+    result::{Cell, Matrix, Mismatch, Rejected, Verdict},
+    table::table,
+};
+use super::case::{Case, CellId, Need, ProbeProtocol};
+use crate::{error::Result, family::Family, topology::LabName};
+
+/// Runs cases one after the other, in namespaces whose names begin with that of its lab.
+///
+/// Nodes and their datapaths are kept for the next case if it has the same. Dropping it takes
+/// everything down.
+#[derive(Debug)]
+pub struct Runner {
+    lab: LabName,
+    tunnel: Tunnel,
+    arena: Option<Arena>,
+    numbers: Numbers,
+}
+
+impl Runner {
+    /// Makes a runner. Nothing is built yet.
+    #[must_use]
+    pub fn new(lab: LabName, tunnel: Tunnel) -> Self {
+        Self {
+            lab,
+            tunnel,
+            arena: None,
+            numbers: Numbers::default(),
+        }
+    }
+
+    /// Builds a case and sends `cells`, or all of the case's.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotRoot`](crate::Error::NotRoot), [`Error::LabExists`](crate::Error::LabExists),
+    /// [`Error::View`](crate::Error::View) with what a datapath says, or what the kernel refused. The
+    /// next case begins with new nodes then.
+    pub fn run(&mut self, case: &Case, cells: Option<&[CellId]>) -> Result<Matrix> {
+        let all;
+        let cells = if let Some(cells) = cells {
+            cells
+        } else {
+            all = case.cells();
+            &all
+        };
+        let outcome = self.attempt(case, cells);
+        if outcome.is_err() {
+            self.arena = None;
+        }
+        outcome
+    }
+
+    fn attempt(&mut self, case: &Case, cells: &[CellId]) -> Result<Matrix> {
+        let layouts = layout::nodes(case);
+        if self
+            .arena
+            .as_ref()
+            .is_some_and(|arena| !arena.fits(&layouts))
+        {
+            self.arena = None;
+        }
+        let arena = match &mut self.arena {
+            Some(arena) => arena,
+            none => none.insert(Arena::build(self.lab.clone(), &layouts, self.tunnel)?),
+        };
+        arena.populate(case)?;
+        let rejected = Vec::new();
+        arena.enforce(&[])?;
+        let results = probe(arena, case, cells, &mut self.numbers)?;
+        Ok(Matrix::new(case, rejected, results))
+    }
+}
+
+/// Starts the servers and sends the cells that can be sent.
+fn probe(arena: &Arena, case: &Case, cells: &[CellId], numbers: &mut Numbers) -> Result<Vec<Cell>> {
+    let mut servers = listen(arena, cells)?;
+    let mut events = arena.events()?;
+    let planned: Vec<_> = cells
+        .iter()
+        .map(|cell| plan(arena, case, cell))
+        .collect::<Result<_>>()?;
+    let (mut jobs, mut skipped) = (Vec::new(), Vec::new());
+    for plan in planned {
+        match plan {
+            Ok(job) => {
+                skipped.push(None);
+                jobs.push(job);
+            }
+            Err(reason) => skipped.push(Some(reason)),
+        }
+    }
+    let mut outcomes = exchange::run(&jobs, &mut servers, &mut events, numbers)?.into_iter();
+    let results = cells.iter().zip(skipped).map(|(id, reason)| {
+        let skipped = |detail: &str| Outcome {
+            verdict: Verdict::Skipped,
+            detail: detail.to_owned(),
+            doubtful: false,
+        };
+        let outcome = match reason {
+            Some(reason) => skipped(reason),
+            None => outcomes.next().unwrap_or_else(|| skipped("not sent")),
+        };
+        Cell {
+            id: id.clone(),
+            verdict: outcome.verdict,
+            detail: outcome.detail,
+            doubtful: outcome.doubtful,
+        }
+    });
+    Ok(results.collect())
+}
+
+/// Everyone who is sent something listens for all of it.
+fn listen(arena: &Arena, cells: &[CellId]) -> Result<Servers> {
+    let ports: BTreeSet<_> = cells
+        .iter()
+        .map(|cell| (cell.protocol, cell.port))
+        .collect();
+    let ports: Vec<(ProbeProtocol, u16)> = ports.into_iter().collect();
+    let receivers: BTreeSet<_> = cells.iter().map(|cell| &cell.destination).collect();
+    let mut servers = Servers::default();
+    let mut served = BTreeSet::new();
+    for place in receivers.into_iter().filter_map(|id| arena.place(id)) {
+        for &address in &place.addresses {
+            // Pods of their node's network are one with it.
+            if served.insert(address) {
+                servers.listen(arena.namespace(place)?, address, &ports)?;
+            }
+        }
+    }
+    Ok(servers)
+}
+
+/// Between whom a cell runs, or why it does not.
+fn plan<'a>(
+    arena: &'a Arena,
+    case: &Case,
+    cell: &CellId,
+) -> Result<std::result::Result<Job<'a>, &'static str>> {
+    if cell.destination.is_service() {
+        return Ok(Err("services are not handled yet"));
+    }
+    if case.needs.contains(&Need::L7) {
+        return Ok(Err("rules about requests are not handled yet"));
+    }
+    if case.needs.contains(&Need::Fqdn) {
+        return Ok(Err("rules about names are not handled yet"));
+    }
+    let of_family = |place: &Place| {
+        let mut all = place.addresses.iter().copied();
+        all.find(|&address| Family::of(address) == cell.family)
+    };
+    let (Some(source), Some(destination)) =
+        (arena.place(&cell.source), arena.place(&cell.destination))
+    else {
+        return Ok(Err("there is no such endpoint"));
+    };
+    let (Some(from), Some(to)) = (of_family(source), of_family(destination)) else {
+        return Ok(Err("an end has no address of this family"));
+    };
+    // A node speaks to its own pods, and to others', by the address that its kernel takes.
+    let is_host = source.is_of_node();
+    Ok(Ok(Job {
+        cell: cell.clone(),
+        source: arena.namespace(source)?,
+        from: (!is_host).then_some(from),
+        to,
+    }))
+}
