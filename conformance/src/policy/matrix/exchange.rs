@@ -13,7 +13,7 @@ use std::{
 };
 
 use datapath_kern::verdict::DropReason;
-use datapath_user::{EventView, Events};
+use datapath_user::{EventVerdict, EventView, Events};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -231,7 +231,7 @@ impl Exchange<'_, '_> {
                     break;
                 }
                 for event in &told {
-                    if event.verdict == "DROPPED" {
+                    if event.verdict == EventVerdict::Dropped {
                         for cell in &mut self.cells {
                             cell.note(event, node);
                         }
