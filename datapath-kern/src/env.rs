@@ -12,6 +12,7 @@ use crate::abi::fragment::{Fragment, FragmentKey};
 use crate::abi::ipcache::IpEntry;
 use crate::abi::metric::Direction;
 use crate::abi::nexthop::{Claim, NextHop};
+use crate::abi::policy::{PeerKey, PortKey, PortVerdict};
 use crate::abi::quota::Quota;
 use crate::abi::search::{PortSearch, Refusal};
 use crate::abi::tally::Tally;
@@ -125,17 +126,24 @@ pub trait Env: Settings {
     /// Longest prefix of the ipcache that covers `address`.
     fn ipcache(&self, address: &Addr) -> Option<IpEntry>;
 
+    /// Classes of peers by rule set and direction.
+    fn policy_peers(&self) -> impl Table<PeerKey, u32>;
+
+    /// Longest prefix of what the classes say of ports that covers `key`.
+    fn policy_port(&self, key: &PortKey) -> Option<PortVerdict>;
+
     /// Asks the routing table the way to a destination, and writes what it found into `hop`:
     /// neighbour, interface and, as [`NextHop::kind`] tells, Ethernet addresses.
     fn fib(&self, query: &FibQuery, hop: &mut NextHop) -> Fib;
 
-    /// Counts a packet under `outcome`, a code of `DropReason` or `Forward`.
+    /// Counts a packet under `outcome`, a code of `DropReason`, `Forward` or `Ruling`.
     fn count(&self, direction: Direction, outcome: u32, bytes: u32);
 
     /// Nanoseconds on `CLOCK_MONOTONIC`.
     fn now_ns(&self) -> u64;
 
-    /// This CPU's counts of events told and not told, by code of the `DropReason`.
+    /// This CPU's counts of events told and not told, by code of the `DropReason`;
+    /// [`event::VERDICTS`] for verdicts.
     fn event_windows(&self) -> impl Table<u32, event::Window>;
 
     /// Tells user space of an event: the head, [`event::Head::captured`] filled in, and the first

@@ -231,6 +231,8 @@ pub struct Headers {
     pub l4_len: u8,
     /// What kind of packet the transport header makes it.
     pub kind: Kind,
+    /// Whether it answers by its very nature, and so begins no flow: an echo reply.
+    pub answers: bool,
 }
 
 /// Which part of a packet a frame holds.

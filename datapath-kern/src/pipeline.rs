@@ -4,6 +4,7 @@
 //! one rewrite, one redirect. Everything else is decided once, in [`admit`], and remembered.
 //! Nothing is dropped without a [`DropReason`], which is counted and left in [`Work::reason`].
 
+use crate::abi::addr::Addr;
 use crate::abi::config::{Settings, tunnel};
 use crate::abi::event::Hook;
 use crate::abi::flow::{flags, scope};
@@ -17,7 +18,8 @@ use crate::stage::flow::{self, Hit};
 use crate::stage::origin::{self, Arrival};
 use crate::stage::route::Route;
 use crate::stage::{
-    admit, answer, cut, decap, forward, fragment, neighbour, observe, parse, path_mtu, quoted,
+    admit, answer, cut, decap, forward, fragment, neighbour, observe, parse, path_mtu, policy,
+    quoted,
 };
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::ip::protocol;
@@ -58,7 +60,7 @@ fn flow_of<E: Env, P: Packet>(env: &E, pkt: &P, work: &mut Work) -> Result<(), D
     if work.hdr.kind == Kind::IcmpError {
         quoted::flow_of(env, pkt, work)
     } else {
-        admit::flow_of(env, work)
+        admit::flow_of(env, pkt, work)
     }
 }
 
@@ -100,7 +102,13 @@ fn enter_pod<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Outcom
 pub fn from_uplink<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Verdict {
     work.begin(Hook::FromUplink);
     let bytes = pkt.len();
-    let result = enter_node(env, pkt, work);
+    let result = match enter_node(env, pkt, work) {
+        // What the node may have is not kept from it because it cannot be remembered.
+        Err(DropReason::FlowInsertFailed | DropReason::EndpointQuota) if is_for_node(work) => {
+            Ok(Verdict::PASS)
+        }
+        result => result,
+    };
     observe::outcome(env, pkt, work, Direction::Ingress, bytes, result)
 }
 
@@ -122,12 +130,8 @@ fn enter_node<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Outco
     // A tunnel packet that was cut on the way is the host's to put together, and to drop.
     let whole = work.hdr.part == Part::Whole;
     let tunnelled = env.tunnel() == tunnel::DIRECT && whole && is_tunnel_packet(env, &work.hdr);
-    let wrapping = if tunnelled {
-        decap::look_inside(pkt, work)?
-    } else {
-        decap::Wrapping::default()
-    };
     if tunnelled {
+        decap::look_inside(pkt, work)?;
         fragment::follow(env, work)?;
     }
     if work.hdr.kind == Kind::IcmpError {
@@ -135,18 +139,17 @@ fn enter_node<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Outco
     } else {
         match flow::lookup(env, work) {
             Hit::Current => {}
-            Hit::Stale => admit::again(env, work)?,
+            Hit::Stale => admit::again(env, pkt, work)?,
             Hit::Miss => {
-                let destination = env.ipcache(&work.hdr.key.destination).unwrap_or_default();
-                if !tunnelled && !matches!(destination.kind, kind::ENDPOINT | kind::VACANT) {
+                if !is_ours(env, work) {
                     return Ok(Verdict::PASS);
                 }
-                admit::new(env, work)?;
+                admit::new(env, pkt, work)?;
             }
         }
     }
-    if tunnelled {
-        decap::unwrap(pkt, work, wrapping)?;
+    if work.arrival.by == flags::ARRIVAL_TUNNEL {
+        decap::unwrap(pkt, work)?;
     }
     go_on(env, pkt, work)
 }
@@ -161,6 +164,31 @@ fn told_by_underlay<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) ->
     // The host may have its own use for what taught us something.
     let _ = path_mtu::learn(env, pkt, work);
     Ok(Verdict::PASS)
+}
+
+/// Whether what came in as it is goes to the node, as far as its way was found.
+#[inline(always)]
+fn is_for_node(work: &Work) -> bool {
+    work.arrival.by == flags::ARRIVAL_UPLINK && work.route.target == flags::TARGET_HOST
+}
+
+/// Whether what has no flow may begin one here: what came through the tunnel, and of the rest what is
+/// for a pod, and for the node where that has a policy of its own. A tunnel packet of a peer that
+/// was cut on the way is none of that: it is looked at once the node has put it together.
+#[inline(never)]
+fn is_ours<E: Env>(env: &E, work: &Work) -> bool {
+    let Work { hdr, arrival, .. } = work;
+    if arrival.by == flags::ARRIVAL_TUNNEL {
+        return true;
+    }
+    match env.ipcache(&hdr.key.destination).unwrap_or_default().kind {
+        kind::ENDPOINT | kind::VACANT => true,
+        kind::HOST if policy::guards_node(env) => {
+            let by_tunnel = env.tunnel() == tunnel::DIRECT && is_tunnel_packet(env, hdr);
+            !by_tunnel || env.peer_indices().get(&hdr.key.source).is_none()
+        }
+        _ => false,
+    }
 }
 
 #[inline(always)]
@@ -199,7 +227,7 @@ fn leave_node<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Outco
         return Ok(Verdict::PASS);
     }
     match env.ipcache(&work.hdr.key.source).unwrap_or_default().kind {
-        kind::HOST if !is_tunnel_packet(env, &work.hdr) => {}
+        kind::HOST if !is_of_tunnel(env, &work.hdr) => {}
         kind::ENDPOINT if masquerades(env, pkt.interface(), &work.hdr) => {
             work.hdr.key.scope = scope::STACK;
         }
@@ -224,17 +252,23 @@ fn leave_node<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Outco
     if hit == Hit::Current {
         return forward::in_place(env, pkt, work);
     }
-    if hit == Hit::Stale {
-        flow::remove_pair(env, &work.hdr.key, &work.flow);
-    }
-    match leave_by_stack(env, work) {
+    match leave_by_stack(env, pkt, work, hit == Hit::Stale) {
         Ok(()) => {}
         // Without a port of its own it would get a pod's answers, or leave as a pod.
         Err(reason) if of_pod || reason == DropReason::NatExhausted => return Err(reason),
+        Err(reason) if policy::is_denial(reason) => return Err(reason),
         // What begins no flow, an answer to an echo for one, is the host's business.
         Err(_) => return Ok(Verdict::PASS),
     }
     forward::in_place(env, pkt, work)
+}
+
+/// Whether a packet of the node's is one of the tunnel, which is no flow: to anyone, where the node
+/// has no policy of its own that could say otherwise.
+#[inline(always)]
+fn is_of_tunnel<E: Env>(env: &E, hdr: &Headers) -> bool {
+    is_tunnel_packet(env, hdr)
+        && (env.peer_indices().get(&hdr.key.destination).is_some() || !policy::guards_node(env))
 }
 
 /// Whether pods go out of this uplink behind its address.
@@ -245,9 +279,15 @@ fn masquerades<E: Env>(env: &E, interface: u32, hdr: &Headers) -> bool {
 }
 
 /// Enters a flow that the stack sends out of an uplink: behind the uplink's address where it is a
-/// pod's, and behind its own where it is the node's, so that its port is taken.
+/// pod's, and behind its own where it is the node's, so that its port is taken. A `stale` one is
+/// judged again.
 #[inline(always)]
-fn leave_by_stack<E: Env>(env: &E, work: &mut Work) -> Result<(), DropReason> {
+fn leave_by_stack<E: Env, P: Packet>(
+    env: &E,
+    pkt: &P,
+    work: &mut Work,
+    stale: bool,
+) -> Result<(), DropReason> {
     origin::establish(env, work)?;
     let Work { hdr, arrival, .. } = work;
     let uplink = env
@@ -273,7 +313,23 @@ fn leave_by_stack<E: Env>(env: &E, work: &mut Work) -> Result<(), DropReason> {
         next_hop_tag: 0,
         masquerade,
     };
-    admit::enter(env, work)
+    if stale {
+        let answer = work.flow.has(flags::REPLY);
+        if answer {
+            work.route.masquerade = Addr::NONE;
+        }
+        if work.flow.arrival() == work.arrival.by && admit::is_same(work) {
+            return admit::mend(env, pkt, work);
+        }
+        work.route.masquerade = masquerade;
+        flow::remove_pair(env, &work.hdr.key, &work.flow);
+    }
+    if work.hdr.answers {
+        return Err(DropReason::IcmpUnrelated);
+    }
+    let of_node = work.hdr.key.scope == scope::PATH;
+    work.judgement.spared = of_node && !policy::guards_node(env);
+    admit::enter(env, pkt, work)
 }
 
 /// A frame that the host's stack sends to a pod, here or on a peer: tcx ingress of the far side
@@ -315,7 +371,7 @@ pub fn to_host<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Verd
 fn send_piece<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Outcome {
     cut::make_piece(env, pkt, work)?;
     fragment::follow_piece(env, work)?;
-    admit::flow_of(env, work)?;
+    admit::flow_of(env, pkt, work)?;
     forward::apply(env, pkt, work)
 }
 

@@ -180,10 +180,22 @@ outcomes! {
     }
 }
 
+outcomes! {
+    /// What policy said of a flow in one direction of an endpoint, for the counters.
+    Ruling {
+        /// A rule allows it.
+        Allowed = 112, "policy-allowed";
+        /// No rule allows it, or one denies it.
+        Denied = 113, "policy-denied";
+        /// It would be denied, and goes on because the endpoint is only audited.
+        Audited = 114, "policy-audited";
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::abi::metric::{FORWARDS, OUTCOMES};
+    use crate::abi::metric::{FORWARDS, OUTCOMES, RULINGS};
     use std::collections::HashSet;
     use std::vec::Vec;
 
@@ -191,7 +203,8 @@ mod tests {
     fn every_outcome_has_its_own_cell_and_words() {
         let drops = DropReason::ALL.iter().map(|r| (r.code(), r.label()));
         let forwards = Forward::ALL.iter().map(|f| (f.code(), f.label()));
-        let all: Vec<_> = drops.chain(forwards).collect();
+        let rulings = Ruling::ALL.iter().map(|r| (r.code(), r.label()));
+        let all: Vec<_> = drops.chain(forwards).chain(rulings).collect();
         let codes: HashSet<_> = all.iter().map(|(code, _)| code).collect();
         let labels: HashSet<_> = all.iter().map(|(_, label)| label).collect();
         assert_eq!((codes.len(), labels.len()), (all.len(), all.len()));
@@ -203,7 +216,12 @@ mod tests {
         assert!(
             Forward::ALL
                 .iter()
-                .all(|f| (FORWARDS..OUTCOMES).contains(&f.code()))
+                .all(|f| (FORWARDS..RULINGS).contains(&f.code()))
+        );
+        assert!(
+            Ruling::ALL
+                .iter()
+                .all(|r| (RULINGS..OUTCOMES).contains(&r.code()))
         );
         assert_eq!(DropReason::from_code(9), Some(DropReason::TtlExceeded));
         assert_eq!(DropReason::from_code(0), None);

@@ -7,7 +7,9 @@ use crate::abi::fragment::{Fragment, FragmentKey};
 use crate::abi::nexthop::NextHop;
 use crate::env::FibQuery;
 use crate::packet::Headers;
+use crate::stage::decap::Wrapping;
 use crate::stage::origin::{Arrival, Origin};
+use crate::stage::policy::Judgement;
 use crate::stage::ports::Search;
 use crate::stage::quoted::Quoted;
 use crate::stage::route::Route;
@@ -26,6 +28,8 @@ pub struct Work {
     pub hdr: Headers,
     /// How it came in.
     pub arrival: Arrival,
+    /// The tunnel packet that it was in, where it came through the tunnel.
+    pub wrapping: Wrapping,
     /// Its flow: found, or made for it.
     pub flow: Flow,
     /// The other half of a flow in the making.
@@ -66,6 +70,8 @@ pub struct Work {
     pub judged: bool,
     /// What is told of the packet.
     pub event: Head,
+    /// What policy says of its flow, where that was judged for it.
+    pub judgement: Judgement,
 }
 
 impl Work {

@@ -253,6 +253,7 @@ fn the_first_packet_to_the_outside() {
     claims insert
     next_hops update
     next_hops get
+    endpoints get
     random
     quotas get
     next_hops get

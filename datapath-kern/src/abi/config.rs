@@ -128,8 +128,27 @@ settings! {
     /// Packets in fragments that each pod and each peer may begin and not complete in half a
     /// minute.
     fragments_per_end: u32,
+    /// One: an established flow that policy denies when it is judged again goes on, under the
+    /// verdict and the rule that it has, until it ends. Zero: it ends there and then.
+    revoke_drains: u32,
+    /// [`verdicts`]: of which judgements there are events.
+    verdicts: u32,
+    /// Events of judgements in a second at most, on each CPU.
+    verdicts_per_s: u32,
+    /// Zero.
+    reserved: u32,
 }
-crate::abi!(Config, size = 136, align = 8);
+crate::abi!(Config, size = 152, align = 8);
+
+/// Values of [`Config::verdicts`].
+pub mod verdicts {
+    /// There are no events of verdicts.
+    pub const NONE: u32 = 0;
+    /// There is one for each direction in which policy judged a flow.
+    pub const JUDGED: u32 = 1;
+    /// There is one also for each direction of a local endpoint that needs no rule.
+    pub const ALL: u32 = 2;
+}
 
 /// Values of [`Config::tunnel`].
 pub mod tunnel {
@@ -175,5 +194,9 @@ impl Config {
         endpoint_begun_per_s: 0,
         fragments_to_stack: 0,
         fragments_per_end: 1024,
+        revoke_drains: 0,
+        verdicts: verdicts::JUDGED,
+        verdicts_per_s: 1000,
+        reserved: 0,
     };
 }

@@ -13,8 +13,11 @@ pub const FRAME_BYTES: usize = 128;
 /// Size of the ring buffer where user space does not set another, bytes.
 pub const RING_BYTES: u32 = 1 << 20;
 
-/// Number of [`Window`]s on each CPU: one for each drop reason.
+/// Number of [`Window`]s on each CPU: one for each drop reason, and [`VERDICTS`].
 pub const WINDOWS: u32 = super::metric::FORWARDS;
+
+/// The [`Window`] of verdicts; no drop reason has this code.
+pub const VERDICTS: u32 = 0;
 
 /// What happened to a packet, without the packet.
 ///
@@ -37,7 +40,9 @@ pub struct Head {
     pub outcome: u8,
     /// Where: a [`Hook`].
     pub hook: u8,
-    /// Which way the packet went: a [`Direction`](super::metric::Direction).
+    /// Which way the packet went: a [`Direction`](super::metric::Direction). Of a verdict, which
+    /// of its endpoint's directions was judged: the one that began the flow sends it by its
+    /// egress, the other has it by its ingress.
     pub direction: u8,
     /// Bits of [`flags`]: what is known.
     pub flags: u8,
@@ -97,6 +102,9 @@ pub mod flags {
     pub const DESTINATION: u8 = 0x02;
     /// The frame came with a VLAN tag, which is not among its bytes.
     pub const TAGGED: u8 = 0x04;
+    /// Of a verdict: the packet goes against the direction in which its flow began, which is the
+    /// one that was judged.
+    pub const REPLY: u8 = 0x08;
 }
 
 /// How many events of one kind one CPU has told this second, and how many it has not told at all.

@@ -150,6 +150,9 @@ pub mod flags {
     pub const VIA_STACK: u16 = 0x0200;
     /// The flow began in [`scope::STACK`](super::scope::STACK).
     pub const STACK_SCOPE: u16 = 0x0400;
+    /// Entered for this node while no policy of its own was in force. Which side began it is not
+    /// known, as only what the node sends was seen; policy that comes later does not cut it.
+    pub const UNJUDGED: u16 = 0x0800;
 }
 
 /// Bits of [`Flow::state`].

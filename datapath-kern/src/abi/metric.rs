@@ -1,4 +1,4 @@
-//! Counters of forwarded and dropped packets.
+//! Counters of forwarded and dropped packets, and of what policy said.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -8,15 +8,20 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 )]
 #[repr(C)]
 pub struct Counter {
-    /// Frames.
+    /// Frames; of rulings, flows judged, each by a frame.
     pub packets: u64,
     /// Bytes of those frames, link header included.
     pub bytes: u64,
 }
 crate::abi!(Counter, size = 16, align = 8);
 
-/// Outcomes per direction in the metrics array: drops below [`FORWARDS`], forwards from it on.
+/// Outcomes per direction in the metrics array: drops below [`FORWARDS`], forwards from it on,
+/// rulings of policy from [`RULINGS`] on.
 pub const OUTCOMES: u32 = 128;
+
+/// First outcome that is a ruling of policy. What is counted there is a packet that is counted as
+/// forwarded or dropped besides, or as nothing where it goes on by itself.
+pub const RULINGS: u32 = 112;
 
 /// First outcome that is a forward rather than a drop.
 pub const FORWARDS: u32 = 96;

@@ -13,6 +13,8 @@ pub enum Access {
     Table(&'static str, Op),
     /// Longest prefix of the ipcache.
     Ipcache,
+    /// Longest prefix of what classes say of ports.
+    PolicyPort,
     /// Routing table.
     Fib,
     /// Sockets of the node.
@@ -56,6 +58,7 @@ impl fmt::Display for Access {
             Self::Table(name, Op::Insert) => write!(f, "{name} insert"),
             Self::Table(name, Op::Remove) => write!(f, "{name} remove"),
             Self::Ipcache => f.write_str("ipcache"),
+            Self::PolicyPort => f.write_str("policy_port"),
             Self::Fib => f.write_str("fib"),
             Self::Socket => f.write_str("socket"),
             Self::Now => f.write_str("now"),

@@ -9,6 +9,7 @@ mod access;
 mod buffer;
 mod hook;
 pub mod plan;
+mod ports;
 mod prefix;
 mod routing;
 mod table;
@@ -29,6 +30,7 @@ use crate::abi::fragment::{Fragment, FragmentKey, MAX_FRAGMENTS};
 use crate::abi::ipcache::IpEntry;
 use crate::abi::metric::{Counter, Direction, MAX_METRICS, OUTCOMES, index};
 use crate::abi::nexthop::{CLAIMED, Claim, MAX_NEXT_HOPS, NextHop};
+use crate::abi::policy::{MAX_PEER_CLASSES, PeerKey, PortKey, PortVerdict};
 use crate::abi::quota::Quota;
 use crate::abi::search::{EXCLUDED_WORDS, MAX_REFUSALS, MAX_SEARCHES, PortSearch, Refusal};
 use crate::abi::tally::{MAX_TALLIES, Tally};
@@ -41,6 +43,7 @@ use crate::work::Work;
 pub use self::access::{Access, Op};
 pub use self::buffer::Buffer;
 pub use self::hook::Run;
+pub use self::ports::Ports;
 pub use self::prefix::{Prefix, Prefixes};
 pub use self::routing::{Routing, Way};
 pub use self::table::{Array, Hash};
@@ -97,6 +100,10 @@ pub struct Host {
     pub uplinks: Hash<u32, Uplink>,
     /// Who is behind an address.
     pub ipcache: RefCell<Prefixes<IpEntry>>,
+    /// Classes of peers, by rule set and direction.
+    pub policy_peers: Hash<PeerKey, u32>,
+    /// What classes say of ports.
+    pub policy_ports: RefCell<Ports>,
     /// The routing table.
     pub routing: RefCell<Routing>,
     /// Events told and not told, by code of the reason.
@@ -143,6 +150,8 @@ impl Host {
             sockets: RefCell::default(),
             uplinks: Hash::new(64),
             ipcache: RefCell::default(),
+            policy_peers: Hash::new(MAX_PEER_CLASSES as usize),
+            policy_ports: RefCell::default(),
             routing: RefCell::default(),
             event_windows: Array::new(WINDOWS),
             event_room: Cell::new(usize::MAX),
@@ -179,7 +188,7 @@ impl Host {
     }
 
     /// The counters that moved since the last call, and by how much: direction and code of the
-    /// outcome, a `DropReason`'s or a `Forward`'s.
+    /// outcome, a `DropReason`'s, a `Forward`'s or a `Ruling`'s.
     #[must_use]
     pub fn take_counters(&self) -> Vec<(Direction, u32, Counter)> {
         let counters = self.counters.take();
@@ -303,6 +312,15 @@ impl Env for Host {
     fn ipcache(&self, address: &Addr) -> Option<IpEntry> {
         self.log.write(Access::Ipcache);
         self.ipcache.borrow().find(address).copied()
+    }
+
+    fn policy_peers(&self) -> impl Table<PeerKey, u32> {
+        self.logged("policy_peers", &self.policy_peers)
+    }
+
+    fn policy_port(&self, key: &PortKey) -> Option<PortVerdict> {
+        self.log.write(Access::PolicyPort);
+        self.policy_ports.borrow().find(key).copied()
     }
 
     fn fib(&self, query: &FibQuery, hop: &mut NextHop) -> Fib {

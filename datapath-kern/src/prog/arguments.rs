@@ -7,6 +7,7 @@ use aya_ebpf::bindings::bpf_redir_neigh;
 use aya_ebpf::maps::lpm_trie::Key;
 use datapath_kern::abi::Mac;
 use datapath_kern::abi::addr::Addr;
+use datapath_kern::abi::policy::PortKey;
 use datapath_kern::packet::MAX_SUM_LEN;
 
 use super::maps;
@@ -18,6 +19,8 @@ pub(super) struct Arguments {
     pub(super) fib: FibLookup,
     /// Key of the ipcache.
     pub(super) address: Key<Addr>,
+    /// Key of what classes say of ports.
+    pub(super) port: Key<PortKey>,
     /// Neighbour for `bpf_redirect_neigh`.
     pub(super) neighbour: bpf_redir_neigh,
     /// Tuple that a socket is looked up by.

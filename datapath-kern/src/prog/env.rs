@@ -21,6 +21,7 @@ use datapath_kern::abi::fragment::{Fragment, FragmentKey};
 use datapath_kern::abi::ipcache::IpEntry;
 use datapath_kern::abi::metric::{Direction, index};
 use datapath_kern::abi::nexthop::{Claim, NextHop, kind};
+use datapath_kern::abi::policy::{PeerKey, PortKey, PortVerdict};
 use datapath_kern::abi::quota::Quota;
 use datapath_kern::abi::search::{PortSearch, Refusal};
 use datapath_kern::abi::tally::Tally;
@@ -248,6 +249,18 @@ impl Env for Kernel {
         let arguments = arguments::mine()?;
         arguments.address = Key::new(128, *address);
         maps::IPCACHE.get(&arguments.address).copied()
+    }
+
+    #[inline(always)]
+    fn policy_peers(&self) -> impl Table<PeerKey, u32> {
+        Map(&maps::POLICY_PEERS)
+    }
+
+    #[inline(always)]
+    fn policy_port(&self, key: &PortKey) -> Option<PortVerdict> {
+        let arguments = arguments::mine()?;
+        arguments.port = Key::new(PortKey::PORT_BITS, *key);
+        maps::POLICY_PORTS.get(&arguments.port).copied()
     }
 
     #[inline(never)]

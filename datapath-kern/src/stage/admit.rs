@@ -1,15 +1,24 @@
 //! New flows: judged once, here, and remembered.
+//!
+//! Only what policy allows is remembered: a flow that is denied has no entry, so that nothing can
+//! come by it, and each of its packets is judged as the first one. One that is denied when it is
+//! judged again loses its entry, both halves of it; what comes after that begins anew or not at
+//! all, also when policy changes back. Where
+//! [`Config::revoke_drains`](crate::abi::config::Config::revoke_drains) says so, it goes on instead
+//! as it was, if it was proven: as long as neither its ports are used again nor its way changes.
 
 use crate::abi::addr::Addr;
 use crate::abi::config::Settings;
-use crate::abi::flow::{End, Flow, FlowKey, flags, scope, state, verdict};
+use crate::abi::flow::{End, Flow, FlowKey, flags, scope, state};
 use crate::abi::nexthop::PEERS_BASE;
 use crate::abi::tally::Tally;
 use crate::env::{Env, Table};
-use crate::packet::{Headers, Kind, Part};
+use crate::packet::{Headers, Kind, Packet, Part};
 use crate::stage::flow::{self, Hit};
 use crate::stage::nat;
+use crate::stage::observe;
 use crate::stage::origin;
+use crate::stage::policy;
 use crate::stage::quota;
 use crate::stage::refusal;
 use crate::stage::route;
@@ -25,11 +34,11 @@ use crate::work::Work;
 ///
 /// Every reason for which a packet may not begin or continue a flow.
 #[inline(always)]
-pub fn flow_of<E: Env>(env: &E, work: &mut Work) -> Result<(), DropReason> {
+pub fn flow_of<E: Env, P: Packet>(env: &E, pkt: &P, work: &mut Work) -> Result<(), DropReason> {
     match flow::lookup(env, work) {
         Hit::Current => Ok(()),
-        Hit::Stale => again(env, work),
-        Hit::Miss => new(env, work),
+        Hit::Stale => again(env, pkt, work),
+        Hit::Miss => new(env, pkt, work),
     }
 }
 
@@ -39,19 +48,20 @@ pub fn flow_of<E: Env>(env: &E, work: &mut Work) -> Result<(), DropReason> {
 ///
 /// As [`flow_of`].
 #[inline(always)]
-pub fn new<E: Env>(env: &E, work: &mut Work) -> Result<(), DropReason> {
+pub fn new<E: Env, P: Packet>(env: &E, pkt: &P, work: &mut Work) -> Result<(), DropReason> {
     origin::establish(env, work)?;
     begins(env, &work.hdr)?;
     refusal::check(env, work)?;
     work.destination = work.hdr.key.destination;
     route::find(env, work)?;
-    enter(env, work)
+    work.judgement.spared = false;
+    enter(env, pkt, work)
 }
 
 /// Whether the packet may begin a flow.
 #[inline(always)]
 fn begins<E: Env>(env: &E, hdr: &Headers) -> Result<(), DropReason> {
-    if hdr.kind != Kind::Flow {
+    if hdr.kind != Kind::Flow || hdr.answers {
         return Err(DropReason::IcmpUnrelated);
     }
     if hdr.part == Part::Later {
@@ -67,14 +77,15 @@ fn begins<E: Env>(env: &E, hdr: &Headers) -> Result<(), DropReason> {
     Ok(())
 }
 
-/// Enters both halves of a new flow, from [`Work::origin`] along [`Work::route`].
+/// Enters both halves of a new flow, from [`Work::origin`] along [`Work::route`], and tells what
+/// policy says of it.
 ///
 /// # Errors
 ///
 /// What judgement and port search say, [`DropReason::FlowInsertFailed`] where there is no room.
 #[inline(always)]
-pub fn enter<E: Env>(env: &E, work: &mut Work) -> Result<(), DropReason> {
-    halves(env, work)?;
+pub fn enter<E: Env, P: Packet>(env: &E, pkt: &P, work: &mut Work) -> Result<(), DropReason> {
+    halves(env, pkt, work)?;
     if work.route.masquerade.is_none() {
         work.reply_key = work.flow.partner_key(&work.hdr.key);
         if !nat::reserve(env, work)? {
@@ -88,25 +99,30 @@ pub fn enter<E: Env>(env: &E, work: &mut Work) -> Result<(), DropReason> {
 
 /// Judges the flow and makes both its halves.
 #[inline(never)]
-fn halves<E: Env>(env: &E, work: &mut Work) -> Result<(), DropReason> {
-    let (verdict, rule_id) = judge(env, work)?;
+fn halves<E: Env, P: Packet>(env: &E, pkt: &P, work: &mut Work) -> Result<(), DropReason> {
+    refuse_tunnels(env, work)?;
+    let judged = policy::judge(env, work, false);
+    observe::rulings(env, pkt, work);
+    judged?;
     let pair = env.random() | 1;
     let lifetime_s = flow::lifetime_s(env, work.hdr.key.protocol, 0);
     let expires_s = work.arrival.now_s.wrapping_add(lifetime_s);
     forward_half(work);
     quota::check(env, &work.flow, work.arrival.now_s)?;
     reply_half(env, work);
-    let of_stack = if work.hdr.key.scope == scope::STACK {
-        flags::STACK_SCOPE
-    } else {
-        0
-    };
+    let mut both = 0;
+    if work.hdr.key.scope == scope::STACK {
+        both |= flags::STACK_SCOPE;
+    }
+    if work.judgement.spared {
+        both |= flags::UNJUDGED;
+    }
     for half in [&mut work.flow, &mut work.reply] {
-        half.verdict = verdict;
-        half.rule_id = rule_id;
+        half.verdict = work.judgement.verdict;
+        half.rule_id = work.judgement.rule_id;
         half.pair = pair;
         half.expires_s = expires_s;
-        half.flags |= of_stack;
+        half.flags |= both;
     }
     work.flow.packets = 1;
     work.flow.bytes = u64::from(work.hdr.length);
@@ -166,12 +182,9 @@ fn join<E: Env>(env: &E, work: &mut Work) -> Result<(), DropReason> {
     flow::peek(env, &hdr.key, |flow| *copy = *flow).ok_or(DropReason::FlowInsertFailed)
 }
 
-/// Decides whether the flow may be: the one place where policy is asked.
-///
-/// No policy is compiled in yet, so every flow of a known origin is allowed, by no rule. What no
-/// policy can allow is refused before: tunnel packets from a pod to any node.
+/// Refuses what no policy can allow, nor audit let through: tunnel packets from a pod to any node.
 #[inline(always)]
-fn judge<S: Settings>(settings: &S, work: &Work) -> Result<(u8, u32), DropReason> {
+fn refuse_tunnels<S: Settings>(settings: &S, work: &Work) -> Result<(), DropReason> {
     let Work {
         hdr, origin, route, ..
     } = work;
@@ -184,7 +197,7 @@ fn judge<S: Settings>(settings: &S, work: &Work) -> Result<(u8, u32), DropReason
     {
         return Err(DropReason::EncapsulationProhibited);
     }
-    Ok((verdict::ALLOW, 0))
+    Ok(())
 }
 
 /// The half of a flow that goes from the origin along the route.
@@ -270,69 +283,86 @@ fn entropy(key: &FlowKey, seed: u32) -> u16 {
 /// As [`flow_of`]; [`DropReason::UnexpectedArrival`] for a packet that comes another way than its
 /// flow's packets do.
 #[inline(always)]
-pub fn again<E: Env>(env: &E, work: &mut Work) -> Result<(), DropReason> {
+pub fn again<E: Env, P: Packet>(env: &E, pkt: &P, work: &mut Work) -> Result<(), DropReason> {
     origin::establish(env, work)?;
-    let flow = &work.flow;
-    if flow.arrival() != work.arrival.by {
+    let Work {
+        hdr, arrival, flow, ..
+    } = &*work;
+    if flow.arrival() != arrival.by {
         return Err(DropReason::UnexpectedArrival);
     }
-    let initial = !flow.has(flags::REPLY);
-    let translated = flow.has(flags::DNAT);
+    // Whichever side asks for another connection, it is the one that begins that.
+    let answer = flow.has(flags::REPLY) && !tcp::begins_another(hdr, arrival, flow);
+    let by_stack = answer && flow.has(flags::VIA_STACK);
+    let translated = answer && flow.has(flags::DNAT);
     work.destination = if translated {
         flow.nat_address
     } else {
-        work.hdr.key.destination
+        hdr.key.destination
     };
-    if !initial && flow.has(flags::VIA_STACK) {
+    if by_stack {
         route::back_by_stack(env, work)?;
     } else {
         route::find(env, work)?;
     }
-    if !initial {
+    if answer {
         // Answers keep the source that the question was sent to.
         work.route.masquerade = Addr::NONE;
     }
+    if is_same(work) {
+        return mend(env, pkt, work);
+    }
+    flow::remove_pair(env, &work.hdr.key, &work.flow);
+    if answer {
+        return Err(DropReason::UnexpectedArrival);
+    }
+    begins(env, &work.hdr)?;
+    work.judgement.spared = false;
+    enter(env, pkt, work)
+}
+
+/// Whether a packet is of the flow in [`Work::flow`], now that its [`Work::route`] is known: it
+/// does not begin another one, and goes the way that the flow's packets go.
+///
+/// What began behind an address, or under its own, goes on so whatever new flows do: the other end
+/// knows no other. Flows behind an address that the node has no more are user space's to remove.
+#[inline(always)]
+#[must_use]
+pub fn is_same(work: &Work) -> bool {
     let Work {
         hdr,
         arrival,
         flow,
         route,
         ..
-    } = &*work;
+    } = work;
     let behind = if flow.has(flags::SNAT) {
         flow.nat_address
     } else {
         Addr::NONE
     };
-    // What began behind an address, or under its own, goes on so whatever new flows do: the other
-    // end knows no other. Flows behind an address that the node has no more are user space's to
-    // remove.
     let same_way = route.next_hop == flow.next_hop && route.next_hop_tag == flow.next_hop_tag;
     let as_it_began = same_way && route.next_hop != 0 && route.target == flags::TARGET_UPLINK;
-    let goes_on = (route.masquerade == behind || as_it_began) && route.target == flow.target();
-    if goes_on && !(initial && tcp::begins_another(hdr, arrival, flow)) {
-        mend(env, work)?;
-        if tcp::is_event(&work.hdr, work.flow.state) {
-            // What a packet does, it does also when its flow had to be judged again.
-            tcp::follow(env, work);
-        }
-        return Ok(());
-    }
-    flow::remove_pair(env, &hdr.key, flow);
-    if !initial {
-        return Err(DropReason::UnexpectedArrival);
-    }
-    begins(env, hdr)?;
-    enter(env, work)
+    (route.masquerade == behind || as_it_began)
+        && route.target == flow.target()
+        && !tcp::begins_another(hdr, arrival, flow)
 }
 
-/// Writes what was decided again into both halves of a flow.
+/// Judges the flow in [`Work::flow`] again and writes what was decided into both its halves;
+/// removes them where it is denied. Tells of it where the verdict is another one.
+///
+/// # Errors
+///
+/// What judgement says.
 #[inline(never)]
-fn mend<E: Env>(env: &E, work: &mut Work) -> Result<(), DropReason> {
-    let (verdict, rule_id) = judge(env, work)?;
+pub fn mend<E: Env, P: Packet>(env: &E, pkt: &P, work: &mut Work) -> Result<(), DropReason> {
+    work.held_key = work.flow.partner_key(&work.hdr.key);
+    if let Err(reason) = judge_again(env, pkt, work) {
+        flow::remove_both(env, &work.hdr.key, &work.held_key, work.flow.pair);
+        return Err(reason);
+    }
     // Then it is counted where that is followed.
     let followed = tcp::is_event(&work.hdr, work.flow.state);
-    work.held_key = work.flow.partner_key(&work.hdr.key);
     let Work {
         hdr,
         arrival,
@@ -341,12 +371,10 @@ fn mend<E: Env>(env: &E, work: &mut Work) -> Result<(), DropReason> {
         origin,
         route,
         ..
-    } = work;
+    } = &mut *work;
     let expires_s = arrival
         .now_s
         .wrapping_add(flow::lifetime_s(env, hdr.key.protocol, flow.state));
-    flow.verdict = verdict;
-    flow.rule_id = rule_id;
     flow.source_identity = origin.identity;
     flow.generation = [origin.generation, route.generation];
     flow.from = origin.end.raw();
@@ -363,13 +391,38 @@ fn mend<E: Env>(env: &E, work: &mut Work) -> Result<(), DropReason> {
     flow::update(env, &hdr.key, |half| *half = *flow);
     flow::update(env, partner_key, |half| {
         if half.pair == flow.pair {
-            half.verdict = verdict;
-            half.rule_id = rule_id;
+            half.verdict = flow.verdict;
+            half.rule_id = flow.rule_id;
             half.source_identity = route.identity;
             half.generation = [route.generation, origin.generation];
             half.from = route.end.raw();
             half.to = origin.end.raw();
         }
     });
+    if followed {
+        // What a packet does, it does also when its flow had to be judged again.
+        tcp::follow(env, work);
+    }
     Ok(())
+}
+
+/// Judges the flow in [`Work::flow`] again, into its verdict.
+#[inline(always)]
+fn judge_again<E: Env, P: Packet>(env: &E, pkt: &P, work: &mut Work) -> Result<(), DropReason> {
+    let reply = work.flow.has(flags::REPLY);
+    if !reply {
+        refuse_tunnels(env, work)?;
+    }
+    work.judgement.spared = work.flow.has(flags::UNJUDGED);
+    let judged = policy::judge(env, work, reply);
+    let flow = &work.flow;
+    if judged.is_err() && env.revoke_drains() != 0 && flow.state & state::ESTABLISHED != 0 {
+        return Ok(());
+    }
+    if flow.verdict != work.judgement.verdict {
+        observe::rulings(env, pkt, work);
+    }
+    work.flow.verdict = work.judgement.verdict;
+    work.flow.rule_id = work.judgement.rule_id;
+    judged
 }

@@ -34,9 +34,9 @@ pub struct Wrapping {
 /// [`DropReason::TunnelMalformed`], [`DropReason::TunnelCriticalOption`], and what the inner
 /// headers say.
 #[inline(always)]
-pub fn look_inside<P: Packet>(pkt: &P, work: &mut Work) -> Result<Wrapping, DropReason> {
+pub fn look_inside<P: Packet>(pkt: &P, work: &mut Work) -> Result<(), DropReason> {
     let (vni, start) = header(pkt, &work.hdr)?;
-    let wrapping = Wrapping {
+    work.wrapping = Wrapping {
         start,
         family: work.hdr.family,
     };
@@ -49,7 +49,7 @@ pub fn look_inside<P: Packet>(pkt: &P, work: &mut Work) -> Result<Wrapping, Drop
     }
     work.hdr.length -= u32::from(start);
     match work.hdr.kind {
-        Kind::Flow | Kind::IcmpError => Ok(wrapping),
+        Kind::Flow | Kind::IcmpError => Ok(()),
         _ => Err(DropReason::IcmpUnrelated),
     }
 }
@@ -60,12 +60,13 @@ pub fn look_inside<P: Packet>(pkt: &P, work: &mut Work) -> Result<Wrapping, Drop
 ///
 /// [`DropReason::RewriteFailed`] where the kernel refuses.
 #[inline(always)]
-pub fn unwrap<P: Packet>(
-    pkt: &mut P,
-    work: &mut Work,
-    wrapping: Wrapping,
-) -> Result<(), DropReason> {
-    let Work { hdr, quoted, .. } = work;
+pub fn unwrap<P: Packet>(pkt: &mut P, work: &mut Work) -> Result<(), DropReason> {
+    let Work {
+        hdr,
+        quoted,
+        wrapping,
+        ..
+    } = work;
     pkt.decapsulate(wrapping.start, hdr.family)?;
     hdr.l3 = ETHERNET_LEN;
     hdr.l4 -= wrapping.start;

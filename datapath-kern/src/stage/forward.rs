@@ -26,7 +26,7 @@ pub fn apply<E: Env, P: Packet>(
     work: &mut Work,
 ) -> Result<Verdict, DropReason> {
     work.judged = true;
-    if work.flow.verdict != verdict::ALLOW {
+    if !matches!(work.flow.verdict, verdict::ALLOW | verdict::AUDIT) {
         return Err(DropReason::PolicyDenied);
     }
     if work.flow.target() == flags::TARGET_HOST {
@@ -148,7 +148,7 @@ pub fn in_place<E: Env, P: Packet>(
     work: &mut Work,
 ) -> Result<Verdict, DropReason> {
     work.judged = true;
-    if work.flow.verdict != verdict::ALLOW {
+    if !matches!(work.flow.verdict, verdict::ALLOW | verdict::AUDIT) {
         return Err(DropReason::PolicyDenied);
     }
     identification::choose(env, work)?;

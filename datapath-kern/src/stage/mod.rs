@@ -15,6 +15,7 @@ pub mod observe;
 pub mod origin;
 pub mod parse;
 pub mod path_mtu;
+pub mod policy;
 pub mod ports;
 pub mod quota;
 pub mod quoted;

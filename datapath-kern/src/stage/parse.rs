@@ -202,6 +202,7 @@ fn transport<P: Packet>(pkt: &P, hdr: &mut Headers, length: u16) -> Result<(), D
     hdr.tcp_flags = 0;
     hdr.l4_len = 0;
     hdr.kind = Kind::Flow;
+    hdr.answers = false;
     if hdr.part == Part::Later {
         return Ok(());
     }
@@ -239,6 +240,10 @@ fn transport<P: Packet>(pkt: &P, hdr: &mut Headers, length: u16) -> Result<(), D
                 return Err(DropReason::InvalidPacket);
             }
             hdr.kind = icmp(&mut hdr.key, hdr.family, &message);
+            hdr.answers = matches!(
+                (hdr.family, message.kind),
+                (Family::V4, icmp::ECHO_REPLY) | (Family::V6, icmpv6::ECHO_REPLY)
+            );
         }
         (protocol::ICMP | protocol::ICMPV6, _) => return Err(DropReason::UnknownL4),
         _ => {}

@@ -7,6 +7,7 @@ pub(crate) mod fragments;
 pub(crate) mod frame;
 pub(crate) mod icmp;
 pub(crate) mod invariants;
+pub(crate) mod policy;
 pub(crate) mod sent;
 pub(crate) mod talk;
 pub(crate) mod tunnel;
@@ -14,11 +15,11 @@ pub(crate) mod tunnel;
 use datapath_kern::abi::addr::Addr;
 use datapath_kern::abi::event::{Event, FRAME_BYTES, Head, Window, kind};
 use datapath_kern::abi::flow::{Flow, FlowKey, scope};
-use datapath_kern::abi::metric::{Direction, FORWARDS};
+use datapath_kern::abi::metric::{Direction, FORWARDS, RULINGS};
 use datapath_kern::env::Table;
 use datapath_kern::host::{Buffer, Hook, Host, plan};
 use datapath_kern::packet::Family;
-use datapath_kern::verdict::{Action, DropReason, Forward, Verdict};
+use datapath_kern::verdict::{Action, DropReason, Forward, Ruling, Verdict};
 
 use self::frame::{L4, Tuple};
 
@@ -35,8 +36,12 @@ pub(crate) struct Out {
     pub(crate) gateway: Addr,
     /// The one counter that moved: "egress to-overlay", or nothing.
     pub(crate) counted: String,
-    /// What was told of it.
+    /// What was told of it, where it was dropped.
     pub(crate) event: Option<Event>,
+    /// What was told of what policy said of its flow.
+    pub(crate) verdicts: Vec<Event>,
+    /// What was counted of that.
+    pub(crate) rulings: Vec<(Direction, Ruling)>,
 }
 
 /// Runs a frame through a hook.
@@ -72,6 +77,16 @@ pub(crate) fn run_packet(host: &Host, hook: Hook, mut packet: Buffer) -> Out {
     let (drops, forwards): (Vec<_>, Vec<_>) = counters
         .into_iter()
         .partition(|(_, outcome, _)| *outcome < FORWARDS);
+    let (rulings, forwards): (Vec<_>, Vec<_>) = forwards
+        .into_iter()
+        .partition(|(_, outcome, _)| *outcome >= RULINGS);
+    let rulings: Vec<_> = rulings
+        .into_iter()
+        .map(|(direction, code, by)| {
+            assert_eq!(by.packets, 1, "{hook:?}: judged more than once");
+            (direction, Ruling::from_code(code).unwrap())
+        })
+        .collect();
     let reasons: Vec<_> = drops
         .iter()
         .map(|(_, code, _)| DropReason::from_code(*code))
@@ -91,7 +106,10 @@ pub(crate) fn run_packet(host: &Host, hook: Hook, mut packet: Buffer) -> Out {
     if !dropped && run.reason.is_some() {
         assert!(counted.ends_with(Forward::Answered.label()), "{counted}");
     }
-    let events = host.take_events();
+    let (verdicts, events): (Vec<_>, Vec<_>) = host
+        .take_events()
+        .into_iter()
+        .partition(|event| event.head.kind == kind::VERDICT);
     let refused = usize::from(run.reason.is_some());
     assert_eq!(events.len(), refused, "{hook:?}: {events:?}");
     // The packet becomes the answer where there is one.
@@ -107,6 +125,8 @@ pub(crate) fn run_packet(host: &Host, hook: Hook, mut packet: Buffer) -> Out {
     Out {
         copies,
         event: events.first().copied(),
+        verdicts,
+        rulings,
         verdict: run.verdict,
         reason: run.reason,
         bytes,
