@@ -11,6 +11,7 @@ pub(crate) mod policy;
 pub(crate) mod sent;
 pub(crate) mod talk;
 pub(crate) mod tunnel;
+pub(crate) mod ways;
 
 use datapath_kern::abi::addr::Addr;
 use datapath_kern::abi::event::{Event, FRAME_BYTES, Head, Window, kind};
