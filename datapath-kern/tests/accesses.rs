@@ -10,9 +10,12 @@
 mod support;
 
 use datapath_kern::abi::mark;
+use datapath_kern::abi::metric::Direction::{Egress, Ingress};
+use datapath_kern::abi::policy::{PeerKey, word};
 use datapath_kern::host::{Access, Hook, Host, plan};
 use datapath_kern::packet::Family::V4;
 use support::frame::{self, ACK, L4, SYN, Tuple};
+use support::policy::{self, allow, switch};
 use support::{from_pod, from_router, node, run, run_marked};
 
 const TCP: L4 = L4::Tcp(40_000, 80, SYN);
@@ -47,13 +50,17 @@ fn established(
             "endpoint_slots",
             "peer_indices",
             "uplinks",
+            "policy_peers",
         ];
         assert!(
             !slow.iter().any(|table| access.is_to(table)),
             "{accesses:?}"
         );
         assert!(
-            !matches!(access, Access::Ipcache | Access::Fib | Access::Random),
+            !matches!(
+                access,
+                Access::Ipcache | Access::Fib | Access::Random | Access::PolicyPort
+            ),
             "{accesses:?}"
         );
     }
@@ -231,6 +238,52 @@ fn packets_that_were_forwarded_and_handed_over() {
     run_marked(&host, Hook::ToUplink, plan::UPLINK, &bytes, mark::FORWARDED);
     run_marked(&host, Hook::ToHost, plan::GATEWAY, &bytes, mark::TO_HOST);
     assert_eq!(host.take_accesses(), []);
+}
+
+/// What policy says is asked for the first packet alone: for each direction two looks for the peer
+/// at most, and one for the port.
+#[test]
+fn pod_to_pod_with_rules_for_both() {
+    let host = node(1, V4);
+    let tuple = to(plan::pod(1, 2, V4));
+    let everyone = PeerKey::ANY;
+    allow(&host, 5, Egress, everyone, (policy::TCP, 80), 51);
+    allow(
+        &host,
+        6,
+        Ingress,
+        plan::pod_identity(1, 1),
+        (policy::TCP, 80),
+        61,
+    );
+    switch(&host, 1, word::EGRESS | 5);
+    switch(&host, 2, word::INGRESS | 6);
+    let there = |flags| drop(from_pod(&host, 1, 1, &tuple.with_flags(flags)));
+    let back = |flags| drop(from_pod(&host, 1, 2, &tuple.answer(flags)));
+    there(SYN);
+    let first = host.take_accesses();
+    let policy: Vec<_> = first
+        .iter()
+        .map(ToString::to_string)
+        .filter(|access| access.starts_with("policy"))
+        .collect();
+    let one = |looks: usize| {
+        let peers = std::iter::repeat_n("policy_peers get", looks);
+        peers.chain(["policy_port"]).collect::<Vec<_>>()
+    };
+    assert_eq!(policy, [one(2), one(1)].concat());
+    for direction in [&there as &dyn Fn(u8), &back] {
+        insta::allow_duplicates! {
+            insta::assert_snapshot!(established(&host, &there, &back, direction), @r"
+            now
+            flows update
+            endpoints get
+            endpoints get
+            next_hops update
+            count
+            ");
+        }
+    }
 }
 
 /// For the record: what beginning a masqueraded flow asks for.
