@@ -12,6 +12,7 @@ mod support;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
+use datapath_kern::abi::endpoint::identity;
 use datapath_kern::abi::mark;
 use datapath_kern::host::{Hash, Hook, Host, plan};
 use datapath_kern::packet::Family;
@@ -19,7 +20,7 @@ use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use support::frame::{self, ACK, FIN, L4, RST, SYN, Tuple};
 use support::tunnel::{self, Wrap};
-use support::{node, run_marked};
+use support::{node, policy, run_marked};
 
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
@@ -129,6 +130,8 @@ struct Arrival {
     mark: u32,
     frame: Vec<u8>,
     wait_s: u32,
+    /// How an endpoint is judged from then on: its slot, and a number of a word.
+    switch: Option<(u32, u32)>,
 }
 
 /// Bytes by chance, now and then of a protocol that is looked into.
@@ -192,7 +195,8 @@ fn arrival() -> impl Strategy<Value = Arrival> {
         4 => Just(0), 1 => Just(mark::TO_HOST), 1 => Just(mark::FORWARDED), 1 => any::<u32>()
     ];
     let wait = prop_oneof![20 => Just(0_u32), 4 => 1..20_u32, 1 => 60..9000_u32];
-    (0..10_usize, frames, marks, wait).prop_map(|(at, frame, mark, wait_s)| {
+    let switch = proptest::option::weighted(0.05, (0..5_u32, 0..64_u32));
+    (0..10_usize, frames, marks, wait, switch).prop_map(|(at, frame, mark, wait_s, switch)| {
         let (hook, interface) = match at {
             0..=2 => (Hook::FromPod, plan::pod_interface(1)),
             3 => (Hook::ToPod, plan::pod_interface(1)),
@@ -207,6 +211,7 @@ fn arrival() -> impl Strategy<Value = Arrival> {
             mark,
             frame,
             wait_s,
+            switch,
         }
     })
 }
@@ -219,6 +224,11 @@ fn cramped() -> Host {
     host.pending = Hash::evicting(24);
     host.config.nat_port_min = 40_000;
     host.config.nat_port_max = 40_003;
+    let mut identities = vec![identity::HOST, identity::WORLD, identity::REMOTE_NODE];
+    for node in [1, 2] {
+        identities.extend((1..=4).map(|number| plan::pod_identity(node, number)));
+    }
+    policy::by_chance(&host, &identities);
     host
 }
 
@@ -237,9 +247,13 @@ fn whatever_arrives() {
                 mark,
                 frame,
                 wait_s,
+                switch,
             } in arrivals
             {
                 host.advance(wait_s);
+                if let Some((slot, number)) = switch {
+                    policy::switch(&host, slot, policy::any_word(number));
+                }
                 let out = run_marked(&host, hook, interface, &frame, mark);
                 *outcomes
                     .borrow_mut()
@@ -261,6 +275,10 @@ fn whatever_arrives() {
         ("from_pod", "egress answered"),
         ("from_pod", "egress Invalid source ip"),
         ("from_pod", "egress Invalid packet"),
+        ("from_pod", "egress Policy denied"),
+        ("from_pod", "egress Policy denied by denylist"),
+        ("from_uplink", "ingress Policy denied"),
+        ("from_uplink", "ingress Policy denied by denylist"),
         ("from_uplink", "ingress to-endpoint"),
         ("from_uplink", "ingress to-host"),
         ("from_uplink", "ingress Malformed tunnel header"),

@@ -19,10 +19,10 @@ pub(super) struct Arguments {
     pub(super) fib: FibLookup,
     /// Key of the ipcache.
     pub(super) address: Key<Addr>,
-    /// Key of what classes say of ports.
-    pub(super) port: Key<PortKey>,
     /// Neighbour for `bpf_redirect_neigh`.
     pub(super) neighbour: bpf_redir_neigh,
+    /// Key of what classes say of ports.
+    pub(super) port: Key<PortKey>,
     /// Tuple that a socket is looked up by.
     pub(super) tuple: [u32; 9],
     /// Bytes of the packet to sum up, a word more than there may be.

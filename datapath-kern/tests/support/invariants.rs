@@ -1,6 +1,6 @@
 //! What holds of the tables at any moment, whatever came before.
 
-use datapath_kern::abi::flow::{Flow, FlowKey, state};
+use datapath_kern::abi::flow::{Flow, FlowKey, state, verdict};
 use datapath_kern::env::Table;
 use datapath_kern::host::Host;
 
@@ -24,6 +24,7 @@ fn established(host: &Host, key: &FlowKey, flow: &Flow) -> Result<(), &'static s
     let partner = host.flows.get(&partner_key);
     let partner = partner.ok_or("alone in the established table")?;
     let checks = [
+        (flow.verdict != verdict::NONE, "never judged"),
         (
             partner.pair == flow.pair,
             "no pair with what is its partner",
@@ -52,6 +53,7 @@ fn pending(host: &Host, key: &FlowKey, flow: &Flow) -> Result<(), &'static str> 
     let partner = partner.filter(|half| half.pair == flow.pair);
     let checks = [
         (flow.pair != 0, "no pair"),
+        (flow.verdict != verdict::NONE, "never judged"),
         (
             flow.state & state::ESTABLISHED == 0,
             "proven and not established",

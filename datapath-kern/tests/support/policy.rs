@@ -6,6 +6,7 @@ use datapath_kern::abi::metric::Direction;
 use datapath_kern::abi::policy::{PeerKey, PortKey, PortVerdict, matched, word};
 use datapath_kern::env::Table;
 use datapath_kern::host::Host;
+use datapath_kern::stage::flow::scramble;
 
 /// Protocol number of TCP.
 pub(crate) const TCP: u8 = 6;
@@ -74,4 +75,67 @@ pub(crate) fn allow(
     let class = rule_id;
     peer(host, set, direction, identity, class);
     port(host, class, to.0, to.1, verdict::ALLOW, rule_id);
+}
+
+/// Sets that [`by_chance`] writes rules of.
+const SETS: u32 = 7;
+/// Classes that it writes.
+const CLASSES: u32 = 6;
+
+/// Writes rules about all of `identities` and everyone, of every kind, by chance: the same ones
+/// whenever the identities are the same.
+pub(crate) fn by_chance(host: &Host, identities: &[u32]) {
+    let everyone = [PeerKey::ANY];
+    for set in 1..=SETS {
+        for direction in Direction::ALL {
+            for identity in identities.iter().chain(&everyone) {
+                let chance = scramble(scramble(set << 1 | direction as u32) ^ identity);
+                // Some have no entry, and some one that says that there is nothing.
+                if chance % 4 != 0 {
+                    let class = scramble(chance) % (CLASSES + 1);
+                    peer(host, set, direction, *identity, class);
+                }
+            }
+        }
+    }
+    let mut prefixes = vec![(PortKey::ANY_BITS, 0, 0)];
+    for protocol in [1, TCP, UDP, 58] {
+        prefixes.push((PortKey::PROTOCOL_BITS, protocol, 0));
+        for port in [8, 53, 80, 128] {
+            prefixes.push((PortKey::PORT_BITS, protocol, port));
+        }
+        prefixes.push((PortKey::PORT_BITS - 14, protocol, 0x4000));
+    }
+    for class in 1..=CLASSES {
+        for (number, (bits, protocol, port)) in (1..).zip(&prefixes) {
+            let chance = scramble(scramble(class) ^ number);
+            if chance % 3 == 0 {
+                continue;
+            }
+            let key = PortKey {
+                class,
+                reserved: 0,
+                protocol: *protocol,
+                port: (*port).into(),
+            };
+            let verdict = PortVerdict {
+                rule_id: class << 8 | number,
+                verdict: [verdict::ALLOW, verdict::ALLOW, verdict::DENY, verdict::NONE]
+                    [(chance >> 8) as usize % 4],
+                matched: (chance >> 16) as u8 % 7,
+                reserved: [0; 2],
+            };
+            host.policy_ports.borrow_mut().set(*bits, key, verdict);
+        }
+    }
+}
+
+/// One of the words that may be: with any of the sets of [`by_chance`], without one, and zero.
+pub(crate) fn any_word(number: u32) -> u32 {
+    let chance = scramble(number);
+    let bits = word::INGRESS | word::EGRESS | word::AUDIT;
+    match number {
+        0 => 0,
+        _ => chance & bits | chance % (SETS + 1),
+    }
 }

@@ -43,7 +43,7 @@ pub(crate) enum Step {
     EvictFragment(u8),
     /// Insertions are refused: of flows, of fragments, of next hops' claims.
     Refuse([u8; 4]),
-    /// What is known of an end changes.
+    /// What is known of an end changes; of one of this node also how it is judged.
     Generation(u8),
     /// A pod goes, or comes back.
     Pod(u8, bool),

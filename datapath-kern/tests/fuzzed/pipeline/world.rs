@@ -2,6 +2,7 @@
 
 use datapath_kern::abi::addr::Addr;
 use datapath_kern::abi::config::tunnel as mode;
+use datapath_kern::abi::endpoint::identity;
 use datapath_kern::abi::flow::{FlowKey, verdict};
 use datapath_kern::abi::nexthop::PEERS_BASE;
 use datapath_kern::abi::tunnel::Uplink;
@@ -14,7 +15,7 @@ use super::check;
 use super::frames::{self, Arrival, NODE, PEER, PODS, pod};
 use super::input::{Condition, Kind, Place, Settings, Span, Step, What};
 use crate::support::icmp::IcmpError;
-use crate::support::{Out, frame, invariants, run_packet};
+use crate::support::{Out, frame, invariants, policy, run_packet};
 
 /// A frame that came to somebody, whose answer would arrive at a place.
 struct Departed {
@@ -50,6 +51,11 @@ impl World {
             world.host.add_pod(NODE, number).unwrap();
         }
         world.host.add_peer(NODE, PEER, underlay, PODS).unwrap();
+        let mut identities = vec![identity::HOST, identity::WORLD, identity::REMOTE_NODE];
+        for node in [NODE, PEER] {
+            identities.extend((1..=PODS).map(|number| plan::pod_identity(node, number)));
+        }
+        policy::by_chance(&world.host, &identities);
         if settings.narrow {
             let slot = PEERS_BASE + u32::from(PEER);
             world.host.next_hops.update(&slot, |hop| {
@@ -110,9 +116,9 @@ impl World {
                 host.claims.refuse((claims % 4).into());
             }
             Step::Generation(slot) => {
+                let word = policy::any_word(u32::from(slot / (PODS + 1)));
                 let slot = u32::from(slot % (PODS + 1));
-                host.endpoints
-                    .update(&slot, |endpoint| endpoint.generation += 1);
+                policy::switch(host, slot, word);
                 host.peers.update(&slot, |peer| peer.generation += 1);
             }
             Step::Pod(number, there) => {
@@ -226,7 +232,8 @@ impl World {
             Some(cut) => cut.apply(bytes),
             None => vec![bytes],
         };
-        let room = if condition.event_room { usize::MAX } else { 1 };
+        // For two verdicts and a drop.
+        let room = if condition.event_room { usize::MAX } else { 3 };
         self.host.event_room.set(room);
         for bytes in pieces {
             let packet = Buffer {
