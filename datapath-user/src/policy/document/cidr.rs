@@ -29,7 +29,7 @@ pub(super) fn read(walk: &Walk<'_>, node: &Node, name: &str) -> Option<IpNet> {
         let help = "write the IPv4 address itself";
         walk.wrong_so(
             node.at,
-            problem + "it is an IPv4 address in IPv6 clothing",
+            problem + "it is an IPv4 address in the form of IPv6",
             help,
         );
         return None;
@@ -39,14 +39,16 @@ pub(super) fn read(walk: &Walk<'_>, node: &Node, name: &str) -> Option<IpNet> {
         walk.wrong_so(node.at, problem + "it is an address, and no CIDR", help);
         return None;
     }
-    let length = text.split_once('/').map_or("", |(_, length)| length);
-    let canonical = length == "0" || !length.starts_with('0');
+    // Other than addresses, prefixes are parsed with a `0` in front of their numbers.
+    let canonical = text.split_once('/').is_some_and(|(address, length)| {
+        address.parse::<IpAddr>().is_ok() && (length == "0" || !length.starts_with('0'))
+    });
     match text.parse::<IpNet>() {
         Ok(prefix) if is_mapped(prefix) => {
             let help = "write the IPv4 prefix itself";
             walk.wrong_so(
                 node.at,
-                problem + "it is of IPv4 addresses in IPv6 clothing",
+                problem + "it is of IPv4 addresses in the form of IPv6",
                 help,
             );
             None
@@ -84,7 +86,7 @@ pub(super) fn excepts(
             walk.wrong_so(
                 item.at,
                 problem,
-                "leave it out: nothing of it is in `cidr` alone",
+                "write a prefix inside of it, or leave the exception out",
             );
         } else if most == Except::Part && except == cidr {
             let problem = format!("exception {except} takes away all of {cidr}");

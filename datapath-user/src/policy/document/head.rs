@@ -54,32 +54,16 @@ impl Glance {
         }
     }
 
-    /// Looks at a text that is no YAML, line by line: the endpoints of its namespace are to be
-    /// guarded even so.
+    /// Looks at a text that is no YAML for words that look like those of a head: the endpoints of
+    /// its namespace are to be guarded even so.
     pub(super) fn of_text(text: &str) -> Self {
-        let mut found = Self::default();
-        let mut in_metadata = false;
-        for line in text.lines() {
-            let Some((key, value)) = line.split_once(':') else {
-                continue;
-            };
-            let value = value.split(" #").next().unwrap_or_default();
-            let value = value.trim().trim_matches(['"', '\'']);
-            let said = (!value.is_empty()).then(|| value.to_owned());
-            if !key.starts_with([' ', '\t', '-', '#']) {
-                in_metadata = key == "metadata";
-                if key == "kind" {
-                    found.kind = said;
-                }
-            } else if in_metadata {
-                match key.trim() {
-                    "name" if found.name.is_none() => found.name = said,
-                    "namespace" if found.namespace.is_none() => found.namespace = said,
-                    _ => {}
-                }
-            }
+        let (before, rest) = text.split_once("metadata").unwrap_or((text, ""));
+        let (metadata, after) = rest.split_once("spec").unwrap_or((rest, ""));
+        Self {
+            kind: word_under("kind", before).or_else(|| word_under("kind", after)),
+            name: word_under("name", metadata),
+            namespace: word_under("namespace", metadata),
         }
-        found
     }
 
     /// The kind, if it is one of policies.
@@ -244,4 +228,83 @@ fn version_of(kind: DocumentKind) -> &'static str {
 fn kinds() -> String {
     let names = GROUPS.map(|(_, kind)| kind.to_string());
     listed(&names.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+/// The word behind a key in a text that is no YAML: of several, the one that is nested least.
+fn word_under(key: &str, text: &str) -> Option<String> {
+    let mut found: Option<((usize, bool, usize), String)> = None;
+    let mut depth = 0_usize;
+    for line in text.lines() {
+        let line = line.split(" #").next().unwrap_or_default();
+        for (at, c) in line.char_indices() {
+            match c {
+                '{' | '[' => depth += 1,
+                '}' | ']' => depth = depth.saturating_sub(1),
+                _ => {}
+            }
+            let (before, rest) = line.split_at(at);
+            let part_of_another = before.ends_with(|c: char| c.is_alphanumeric() || c == '-');
+            let Some(rest) = rest.strip_prefix(key).filter(|_| !part_of_another) else {
+                continue;
+            };
+            let rest = rest.trim_start_matches(['"', '\'', ' ']);
+            let Some(value) = rest.strip_prefix(':') else {
+                continue;
+            };
+            let value = value.trim_start_matches([' ', '"', '\'']);
+            let end = value.find([' ', '"', '\'', ',', '}', ']']);
+            let value = end.and_then(|end| value.get(..end)).unwrap_or(value);
+            let rank = (depth, !before.trim_matches([' ', '"']).is_empty(), at);
+            if !value.is_empty() && found.as_ref().is_none_or(|(best, _)| rank < *best) {
+                found = Some((rank, value.to_owned()));
+            }
+        }
+    }
+    found.map(|(_, value)| value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heads_of_texts_that_are_no_yaml_are_recognised() {
+        for (text, kind, name, namespace) in [
+            (
+                "kind: NetworkPolicy # it\nmetadata:\n  labels:\n    name: x\n  name: \"a\"\n  \
+                 namespace: b # there\nspec: [\n",
+                "NetworkPolicy",
+                "a",
+                "b",
+            ),
+            (
+                "kind: A\nmetadata: {labels: {name: x, namespace: y}, name: a, namespace: 'b'}\nspec: {",
+                "A",
+                "a",
+                "b",
+            ),
+            (
+                "{\"kind\":\"A\",\"metadata\":{\"name\":\"a\",\"namespace\":\"b\"},\"spec\":{",
+                "A",
+                "a",
+                "b",
+            ),
+            (
+                "metadata:\n  namespace: b\n  name: a\nspec:\n\tx\nkind: A\n",
+                "A",
+                "a",
+                "b",
+            ),
+        ] {
+            let found = Glance::of_text(text);
+            assert_eq!(found.kind.as_deref(), Some(kind), "{text}");
+            assert_eq!(found.name.as_deref(), Some(name), "{text}");
+            assert_eq!(found.namespace.as_deref(), Some(namespace), "{text}");
+        }
+        let found = Glance::of_text("nickname: x\n");
+        assert_eq!(
+            (found.kind, found.name, found.namespace),
+            (None, None, None)
+        );
+    }
 }

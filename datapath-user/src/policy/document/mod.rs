@@ -146,7 +146,15 @@ impl Origin<'_> {
     /// Reads an object, or the items of a list.
     fn read(self, node: &Node, found: &mut Found) {
         let kind = node.get("kind").and_then(Node::text).unwrap_or_default();
+        let walk = Walk::new(self.text, Null::Absent);
         if node.is_null() {
+            return;
+        }
+        if walk.mapping(node, "a document").is_none() {
+            let glance = Glance::default();
+            let noted = walk.finish().into_iter();
+            let noted = noted.map(|problem| self.refusal(problem, &glance, None));
+            found.refused.extend(noted);
             return;
         }
         let is_list = matches!(
@@ -160,7 +168,6 @@ impl Origin<'_> {
             self.object(node, found);
             return;
         }
-        let walk = Walk::new(self.text, Null::Absent);
         let known = ["apiVersion", "kind", "metadata", "items"];
         let fields = walk.map(node, "the list", &known);
         let items = fields.and_then(|fields| fields.get("items"));

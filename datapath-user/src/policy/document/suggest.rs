@@ -41,11 +41,18 @@ fn near<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
     let word = word.to_lowercase();
     // A third of it may be wrong: less than that, and every short word is like every other.
     let most = word.chars().count() / 3;
-    let distances = known
+    let mut near: Vec<(usize, &str)> = known
         .iter()
-        .map(|one| (strsim::osa_distance(&word, &one.to_lowercase()), *one));
-    let nearest = distances.min_by_key(|(distance, _)| *distance)?;
-    (nearest.0 <= most.min(3)).then_some(nearest.1)
+        .map(|one| (strsim::osa_distance(&word, &one.to_lowercase()), *one))
+        .filter(|(distance, _)| *distance <= most.min(3))
+        .collect();
+    near.sort_unstable();
+    match near.as_slice() {
+        // Of two that are as near, either would be a guess.
+        [first, second, ..] if first.0 == second.0 => None,
+        [first, ..] => Some(first.1),
+        [] => None,
+    }
 }
 
 #[cfg(test)]
@@ -61,7 +68,8 @@ mod tests {
             ("podSelectors", Some("podSelector")),
             ("policyType", Some("policyTypes")),
             ("ingres", Some("ingress")),
-            ("engress", Some("egress")),
+            ("engress", None),
+            ("egres", Some("egress")),
             ("endpointSelector", Some("podSelector")),
             ("replicas", None),
             ("x", None),

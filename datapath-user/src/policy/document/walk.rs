@@ -84,6 +84,7 @@ impl<'a> Walk<'a> {
             let problem = format!("unknown key `{}` in {name}", key.name);
             let help = match suggest::meant(&key.name, known) {
                 Some(meant) => format!("did you mean `{meant}`?"),
+                None if known.contains(&"matchLabels") => "put labels under `matchLabels`".into(),
                 None => format!("keys are {}", listed(known)),
             };
             self.wrong_so(key.at, problem, help);
@@ -112,7 +113,8 @@ impl<'a> Walk<'a> {
             .collect()
     }
 
-    fn mapping<'n>(&self, node: &'n Node, name: &str) -> Option<Fields<'n>> {
+    /// A mapping of any keys.
+    pub(super) fn mapping<'n>(&self, node: &'n Node, name: &str) -> Option<Fields<'n>> {
         match &node.value {
             Value::Map(entries) => Some(Fields { node, entries }),
             _ => self.other_kind(node, name, "a mapping", None),

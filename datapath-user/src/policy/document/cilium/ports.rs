@@ -19,9 +19,7 @@ const LATER: [(&str, &str); 5] = [
     ),
     ("terminatingTLS", "TLS is not looked into yet"),
 ];
-const PROTOCOLS: [&str; 8] = [
-    "TCP", "UDP", "SCTP", "ANY", "ICMP", "ICMPv6", "VRRP", "IGMP",
-];
+const PROTOCOLS: [&str; 4] = ["TCP", "UDP", "SCTP", "ANY"];
 
 impl Reader<'_, '_> {
     pub(super) fn ports(&self, node: &Node, denies: bool) -> Vec<PortRule> {
@@ -121,21 +119,19 @@ fn port(walk: &Walk<'_>, node: &Node) -> Option<PortRule> {
 
 /// Reads a protocol; none is any that has ports.
 fn protocol(walk: &Walk<'_>, node: &Node) -> Option<PortProtocol> {
-    let word = walk.word(node, "`protocol`", &PROTOCOLS)?;
-    if word == "ANY" {
-        return None;
-    }
-    let mut all = PortProtocol::ALL.into_iter();
-    let found = all.find(|protocol| protocol.to_string() == word);
-    if found.is_none() {
-        let help = if word.starts_with("ICMP") {
+    let said = node.text().unwrap_or_default();
+    if ["ICMP", "ICMPv6", "IGMP", "VRRP"].contains(&said) {
+        let help = if said.starts_with("ICMP") {
             "write it under `icmps`, in a rule of its own"
         } else {
             "protocols with ports are `TCP`, `UDP` and `SCTP`"
         };
-        walk.wrong_so(node.at, format!("`{word}` has no ports"), help);
+        walk.wrong_so(node.at, format!("`{said}` has no ports"), help);
+        return None;
     }
-    found
+    let word = walk.word(node, "`protocol`", &PROTOCOLS)?;
+    let mut all = PortProtocol::ALL.into_iter();
+    all.find(|protocol| protocol.to_string() == word)
 }
 
 /// Reads a port: a number in quotes, or a name, whose capitals mean nothing.

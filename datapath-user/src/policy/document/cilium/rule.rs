@@ -54,7 +54,7 @@ impl Reader<'_, '_> {
             known.push("authentication");
         }
         let fields = walk.map(node, &format!("a rule of `{list}`"), &known)?;
-        self.refuse_later(&fields, direction);
+        self.refuse_later(&fields, direction, &known);
         let peers = self.peers(&fields, direction);
         let (ports, icmps) = (fields.get("toPorts"), fields.get("icmps"));
         let some = |list: Option<&Node>| list.and_then(Node::list).is_some_and(|l| !l.is_empty());
@@ -96,10 +96,10 @@ impl Reader<'_, '_> {
         })
     }
 
-    fn refuse_later(&self, fields: &Fields<'_>, direction: &Direction) {
+    fn refuse_later(&self, fields: &Fields<'_>, direction: &Direction, known: &[&str]) {
         let walk = self.walk;
         for (key, help) in LATER {
-            if fields.get(key).is_some() {
+            if known.contains(&key) && fields.get(key).is_some() {
                 let problem = format!("`{key}` cannot be enforced");
                 walk.wrong_so(fields.place(key), problem, help);
             }
@@ -124,7 +124,8 @@ impl Reader<'_, '_> {
                 ),
             );
         }
-        let Some(node) = fields.get("authentication") else {
+        let authentication = fields.get("authentication");
+        let Some(node) = authentication.filter(|_| known.contains(&"authentication")) else {
             return;
         };
         let Some(authentication) = walk.map(node, "`authentication`", &["mode"]) else {
