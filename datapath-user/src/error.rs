@@ -350,6 +350,34 @@ pub enum Error {
         /// How many there may be.
         max: u32,
     },
+    /// Two sets of labels have the same number.
+    #[error(
+        "identity {number} is that of the labels [{known}], and [{labels}] would have it too: give \
+         one of them another number with `identity = N`, the same on every node"
+    )]
+    IdentityCollision {
+        /// The number.
+        number: u32,
+        /// The labels that it was wanted for.
+        labels: String,
+        /// Those that have it.
+        known: String,
+    },
+    /// The file that keeps the numbers of identities cannot be used.
+    #[error(
+        "{doing} the identities in {}: if the file is damaged, stop the agent, remove the file and \
+         start it again; identities are numbered anew then",
+        path.display()
+    )]
+    Identities {
+        /// What was being done.
+        doing: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: Box<redb::Error>,
+    },
     /// The ring buffer of events has one reader.
     #[error(
         "events are being read already, and two readers would take them from each other: drop the \

@@ -57,14 +57,13 @@ impl Compiler<'_> {
                 Receiver::Peer => self.universe.get(identity),
             };
             let key = (own, known.variant);
-            let class = match made.get(&key) {
-                Some(class) => class.clone(),
-                None => {
-                    let ranks = merge(&any, &key.0);
-                    let class = self.class(rules, &ranks, known.variant, &known.ports);
-                    made.insert(key, class.clone());
-                    class
-                }
+            let class = if let Some(class) = made.get(&key) {
+                class.clone()
+            } else {
+                let ranks = merge(&any, &key.0);
+                let class = self.class(rules, &ranks, known.variant, &known.ports);
+                made.insert(key, class.clone());
+                class
             };
             // What says no more than the class of everyone is found there.
             if let Some(class) = class

@@ -129,7 +129,7 @@ impl PolicyEngine {
             return Changed::none();
         }
         let old = self.universe.set(number, labels);
-        self.identity_changed(number, old)
+        self.identity_changed(number, old.as_ref())
     }
 
     /// Forgets an identity: what a rule about nobody in particular lets through is all that it may
@@ -141,7 +141,7 @@ impl PolicyEngine {
         let Some(old) = self.universe.remove(number) else {
             return Changed::none();
         };
-        let changed = self.identity_changed(number, Some(old));
+        let changed = self.identity_changed(number, Some(&old));
         self.compiled.remove(&SubjectKey::Identity(number));
         changed
     }
@@ -266,7 +266,8 @@ impl PolicyEngine {
     ///
     /// What is no endpoint, as the nodes and the world, needs no rules. An identity that nobody told
     /// of is in no document.
-    pub fn rules_for(&mut self, subject: SubjectKey) -> Arc<RuleSet> {
+    pub fn rules_for(&mut self, subject: &SubjectKey) -> Arc<RuleSet> {
+        let subject = *subject;
         if let Some(compiled) = self.compiled.get(&subject)
             && compiled.fresh
         {
@@ -315,21 +316,24 @@ impl PolicyEngine {
         self.numbering.of(&name(document, path))
     }
 
-    fn identity_changed(&mut self, number: u32, old: Option<Known>) -> Changed {
+    fn identity_changed(&mut self, number: u32, old: Option<&Known>) -> Changed {
         let new = self
             .universe
             .knows(number)
             .then(|| self.universe.get(number));
         let is_host = |known: Option<&Known>| known.is_some_and(|known| known.is(Entity::Host));
-        let mut affected = self.matchers.refresh(number, old.as_ref(), new);
+        let mut affected = self.matchers.refresh(number, old, new);
         let ports = |known: Option<&Known>| known.map(|known| known.ports.clone());
-        if ports(old.as_ref()) != ports(new) {
-            let names = old.iter().chain(new).flat_map(|known| known.ports.keys());
-            let named = names.filter_map(|name| self.named_ports.get(name));
+        if ports(old) != ports(new) {
+            let ports = old
+                .into_iter()
+                .chain(new)
+                .flat_map(|known| known.ports.keys());
+            let named = ports.filter_map(|name| self.named_ports.get(name));
             affected.extend(named.flat_map(BTreeMap::keys));
         }
         let mut changed = Changed::none();
-        if is_host(old.as_ref()) != is_host(new) {
+        if is_host(old) != is_host(new) {
             // The settings are about it, for everyone.
             changed = Changed::all().with_prefixes(false);
         }
@@ -346,15 +350,11 @@ impl PolicyEngine {
 
     /// Ends a change: numbers everything anew if hashes collide, and notes what is to be compiled.
     fn settle(&mut self, changed: Changed, numbered: Result<(), Collision>) -> Changed {
-        let changed = match numbered {
-            Ok(()) => changed,
-            Err(Collision) => {
-                self.renumber();
-                let prefixes = changed.prefixes();
-                let mut all = Changed::all();
-                all.merge(Changed::none().with_prefixes(prefixes));
-                all
-            }
+        let changed = if numbered.is_ok() {
+            changed
+        } else {
+            self.renumber();
+            Changed::all()
         };
         self.stale(&changed);
         changed

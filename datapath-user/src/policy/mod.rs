@@ -10,6 +10,7 @@ mod class;
 mod compile;
 pub mod document;
 mod engine;
+mod identity;
 mod installed;
 mod labels;
 mod matcher;
@@ -24,6 +25,7 @@ mod universe;
 pub use class::{Class, ClassEntry};
 pub use document::{Reading, Refusal};
 pub use engine::{PolicyEngine, PolicyStats};
+pub use identity::{ClusterIdentities, IdentityAllocator, LocalIdentities};
 pub use labels::{Label, Labels, source};
 pub use model::{
     Document, DocumentId, DocumentKind, Entity, IcmpFamily, NamedPort, Peer, Peers, PortProtocol,

@@ -93,7 +93,8 @@ pub struct Rule {
 }
 
 /// What a rule does to what fits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum RuleVerdict {
     /// Lets it through.
     Allow,

@@ -44,7 +44,6 @@ pub struct RuleRef {
     /// Number of the rule, as flows and events have it.
     pub id: u32,
     /// The document; none of a refused one whose name could not be read.
-    #[serde(serialize_with = "document_text")]
     pub document: Option<DocumentId>,
     /// Where it stands in the document; [`RuleRef::REFUSED`] for the rule that keeps the subjects
     /// of a refused one closed.
@@ -54,7 +53,6 @@ pub struct RuleRef {
     /// Line where the rule begins, counted from one; zero where that is not known.
     pub line: u64,
     /// What it does.
-    #[serde(serialize_with = "verdict_text")]
     pub verdict: RuleVerdict,
 }
 
@@ -171,24 +169,4 @@ impl fmt::Display for RuleRef {
             None => Ok(()),
         }
     }
-}
-
-fn document_text<S: serde::Serializer>(
-    document: &Option<DocumentId>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    match document {
-        Some(document) => serializer.collect_str(document),
-        None => serializer.serialize_none(),
-    }
-}
-
-fn verdict_text<S: serde::Serializer>(
-    verdict: &RuleVerdict,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(match verdict {
-        RuleVerdict::Allow => "allow",
-        RuleVerdict::Deny => "deny",
-    })
 }
