@@ -24,11 +24,11 @@ use crate::flows::{
 use crate::maps::Maps;
 use crate::masquerade::file::is_mapped;
 use crate::masquerade::watch::FileWatch;
-use crate::metrics::{self, MetricView};
+use crate::metrics::{self, MetricView, PolicyCount};
 use crate::naming;
 use crate::node::Node;
 use crate::peer::{PeerSpec, PeerView};
-use crate::status::Status;
+use crate::status::{MapUse, Status};
 use crate::tallies::{self, Swept, Tallies};
 use crate::uplink;
 
@@ -360,6 +360,24 @@ impl Datapath {
         let only = Reader::take(&self.read)?;
         let directory = self.with(|node| Ok(node.map_pins()))?;
         Events::open(&directory, Arc::clone(&self.node), only)
+    }
+
+    /// How many flows policy has judged, by direction and verdict.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Map`].
+    pub fn policy_counts(&self) -> Result<Vec<PolicyCount>, Error> {
+        self.with(|node| metrics::judged(&node.maps))
+    }
+
+    /// How full the maps are that can fill up.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Map`].
+    pub fn map_usage(&self) -> Result<Vec<MapUse>, Error> {
+        self.with(Node::map_usage)
     }
 
     /// Counts of events that were not told, by drop reason, where they are not zero.

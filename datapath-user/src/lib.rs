@@ -99,11 +99,11 @@ pub use flows::{
 pub use masquerade::{
     Listed, ListedBy, Masquerade, MasqueradeRule, NonMasquerade, NonMasqueradeView, UplinkSpec,
 };
-pub use metrics::MetricView;
+pub use metrics::{MetricView, PolicyCount};
 pub use object::{OBJECT, PROGRAMS};
 pub use peer::{PeerSpec, PeerView, RemotePod};
 pub use probe::Kernel;
 pub use remains::{Removed, cleanup};
-pub use status::{Status, TableUse};
+pub use status::{MapUse, Status, TableUse};
 pub use tallies::{TableTally, Tallies};
 pub use uplink::{UplinkState, UplinkView};

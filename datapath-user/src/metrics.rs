@@ -1,7 +1,7 @@
-//! Counters of forwarded and dropped packets.
+//! Counters of forwarded and dropped packets, and of what policy said.
 
 use datapath_kern::abi::metric::{Direction, index};
-use datapath_kern::verdict::{DropReason, Forward};
+use datapath_kern::verdict::{DropReason, Forward, Ruling};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
@@ -20,6 +20,45 @@ pub struct MetricView {
     pub packets: u64,
     /// Bytes of those.
     pub bytes: u64,
+}
+
+/// How many flows policy judged in a direction, and how.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyCount {
+    /// `ingress`: what begins to an endpoint; `egress`: what it begins.
+    pub direction: String,
+    /// `allowed`, `denied`, or `audited`: let through although it would be denied.
+    pub verdict: String,
+    /// Flows, each counted when it begins and when it is judged again.
+    pub flows: u64,
+}
+
+/// Reads how many flows policy has judged, all cells, also those that are zero.
+///
+/// # Errors
+///
+/// [`Error::Map`].
+pub(crate) fn judged(maps: &Maps) -> Result<Vec<PolicyCount>, Error> {
+    let mut found = Vec::new();
+    for ruling in Ruling::ALL {
+        let verdict = match ruling {
+            Ruling::Allowed => "allowed",
+            Ruling::Denied => "denied",
+            Ruling::Audited => "audited",
+        };
+        for direction in Direction::ALL {
+            let cells = maps
+                .metrics
+                .get(&index(direction, ruling.code()), 0)
+                .map_err(Error::map("read", "metrics"))?;
+            found.push(PolicyCount {
+                direction: direction.name().to_owned(),
+                verdict: verdict.to_owned(),
+                flows: cells.iter().map(|cell| cell.packets).sum(),
+            });
+        }
+    }
+    Ok(found)
 }
 
 /// Reads all counters that are not zero, drops first.

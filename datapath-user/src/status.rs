@@ -76,6 +76,35 @@ pub struct Status {
     pub adopted: Option<Adoption>,
 }
 
+/// How full a map is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MapUse {
+    /// The map.
+    pub map: String,
+    /// Entries in it.
+    pub used: u64,
+    /// Room for.
+    pub max: u64,
+}
+
+impl MapUse {
+    /// A map with so many entries.
+    pub(crate) fn new(map: &str, used: impl TryInto<u64>, max: u32) -> Self {
+        Self {
+            map: map.to_owned(),
+            used: used.try_into().unwrap_or(u64::MAX),
+            max: max.into(),
+        }
+    }
+
+    /// How full it is: 0 is empty, 1 is full.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "no map has 2^52 entries")]
+    pub fn pressure(&self) -> f64 {
+        self.used as f64 / self.max.max(1) as f64
+    }
+}
+
 /// How full a table is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableUse {

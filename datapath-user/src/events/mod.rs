@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aya::maps::{Map, MapData, RingBuf};
-use datapath_kern::abi::event::Event;
+use datapath_kern::abi::event::{Event, VERDICTS};
 use datapath_kern::verdict::DropReason;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -190,10 +190,11 @@ pub fn drop_reasons() -> impl Iterator<Item = &'static str> {
     DropReason::ALL.iter().map(|reason| reason.label())
 }
 
-/// How many events of a drop reason were not told, since the datapath was made.
+/// How many events of a drop reason, or verdicts of policy, were not told, since the datapath was
+/// made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UntoldView {
-    /// The drop reason.
+    /// The drop reason; `policy-verdict` of verdicts.
     pub reason: String,
     /// Suppressed: there were more than `events_per_s` in a second on one CPU.
     pub suppressed: u64,
@@ -208,13 +209,17 @@ pub struct UntoldView {
 /// [`Error::Map`].
 pub(crate) fn untold(maps: &Maps) -> Result<Vec<UntoldView>, Error> {
     let mut found = Vec::new();
-    for reason in DropReason::ALL {
+    let drops = DropReason::ALL
+        .iter()
+        .map(|reason| (reason.code(), reason.label()));
+    let verdicts = (VERDICTS, EventKind::PolicyVerdict.as_str());
+    for (code, name) in drops.chain([verdicts]) {
         let windows = maps
             .event_windows
-            .get(&reason.code(), 0)
+            .get(&code, 0)
             .map_err(Error::map("read", "event_windows"))?;
         let view = UntoldView {
-            reason: reason.label().to_owned(),
+            reason: name.to_owned(),
             suppressed: windows.iter().map(|window| window.suppressed).sum(),
             lost: windows.iter().map(|window| window.lost).sum(),
         };

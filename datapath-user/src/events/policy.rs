@@ -23,8 +23,8 @@ pub struct PolicyDecision {
 /// A rule of a policy document.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EventRule {
-    /// The document.
-    pub document: DocumentId,
+    /// The document; none of a refused one whose name could not be read.
+    pub document: Option<DocumentId>,
     /// Where the rule stands in it: `spec.ingress[0]`.
     pub path: String,
     /// The file of the document, if it is from one.

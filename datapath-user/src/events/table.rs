@@ -72,11 +72,11 @@ impl Directory for Known {
 
     fn rule(&self, number: u32) -> Option<EventRule> {
         (number == RULE).then(|| EventRule {
-            document: DocumentId {
+            document: Some(DocumentId {
                 kind: DocumentKind::NetworkPolicy,
                 namespace: Some("default".to_owned()),
                 name: "web".to_owned(),
-            },
+            }),
             path: "spec.egress[0]".to_owned(),
             file: Some("web.yaml".into()),
             line: 12,
@@ -147,7 +147,10 @@ fn essence(event: &EventView) -> String {
     assert_eq!(&back, event, "it survives the wire");
     let policy = event.policy.as_ref().map_or_else(String::new, |policy| {
         let rule = policy.rule.as_ref();
-        let rule = rule.map(|rule| format!(" {} {}", rule.document, rule.path));
+        let rule = rule.map(|rule| {
+            let document = rule.document.as_ref().unwrap();
+            format!(" {document} {}", rule.path)
+        });
         format!(" | {}{}", policy.matched.as_str(), rule.unwrap_or_default())
     });
     format!(

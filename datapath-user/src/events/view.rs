@@ -34,6 +34,9 @@ pub struct EventView {
     pub policy: Option<PolicyDecision>,
     /// `ingress` or `egress`, seen from the pods.
     pub direction: String,
+    /// Whether the packet goes against the direction in which its flow began; not known of drops.
+    #[serde(default)]
+    pub reply: Option<bool>,
     /// Name of the node that tells it: the machine's, as `hostname` says.
     #[serde(default)]
     pub node: String,
@@ -190,6 +193,7 @@ impl EventView {
             reason,
             policy: judged.then(|| PolicyDecision::of(head, directory)),
             direction: direction.name().to_owned(),
+            reply: (kind == EventKind::PolicyVerdict).then_some(head.flags & flags::REPLY != 0),
             node: node.to_owned(),
             hook: hook.map_or_else(|| head.hook.to_string(), |hook| hook.name().to_owned()),
             interface: interface(head.interface, hook, directory),

@@ -11,6 +11,7 @@ mod renew;
 pub(crate) mod resize;
 mod settings;
 mod tables;
+mod usage;
 
 use std::borrow::Cow;
 use std::mem;

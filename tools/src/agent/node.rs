@@ -18,8 +18,8 @@ use super::{
 use crate::{
     api::{
         Addresses, Agent, EndpointSpec, EndpointView, Failure, Feed, FlowFilter, FlowOrder,
-        FlowView, FlushReport, FlushRequest, Kind, MetricView, Node, PeerSpec, PeerView, Source,
-        Status, Tallies, UntoldView,
+        FlowView, FlushReport, FlushRequest, Kind, MapUse, MetricView, Node, PeerSpec, PeerView,
+        PolicyCount, Source, Status, Tallies, UntoldView,
     },
     error::{Error, Result},
 };
@@ -325,6 +325,14 @@ impl Node for LocalNode {
 
     fn metrics(&self) -> Result<Vec<MetricView>, Failure> {
         Ok(self.datapath.metrics()?)
+    }
+
+    fn policy_counts(&self) -> Result<Vec<PolicyCount>, Failure> {
+        Ok(self.datapath.policy_counts()?)
+    }
+
+    fn map_usage(&self) -> Result<Vec<MapUse>, Failure> {
+        Ok(self.datapath.map_usage()?)
     }
 
     fn feed(&self) -> &Feed {

@@ -362,8 +362,9 @@ fn decided_by(event: &EventView, name: &str) -> bool {
         .policy
         .as_ref()
         .and_then(|policy| policy.rule.as_ref());
-    rule.is_some_and(|rule| {
-        let whole = rule.document.to_string();
+    let document = rule.and_then(|rule| rule.document.as_ref());
+    document.is_some_and(|document| {
+        let whole = document.to_string();
         whole == name || whole.ends_with(&format!("/{name}"))
     })
 }

@@ -12,6 +12,8 @@
 //! | `POST /v1/flows/flush` | [`FlushRequest`] | [`FlushReport`] |
 //! | `GET /v1/flows/halves` | | list of [`FlowView`], each direction on its own |
 //! | `GET /v1/metrics` | | list of [`MetricView`] |
+//! | `GET /v1/metrics/policy` | | list of [`PolicyCount`] |
+//! | `GET /v1/maps` | | list of [`MapUse`] |
 //! | `GET /v1/events` | | [`Item`]s, a line each, as they come: see [`EventQuery`] for what follows `?` |
 //! | `GET /v1/events/status` | | [`FeedStatus`] |
 //! | `GET /v1/events/untold` | | list of [`UntoldView`] |
@@ -54,9 +56,9 @@ pub use view::{Addresses, Agent, Status};
 
 pub use datapath_user::{
     EndKind, EndpointSpec, EndpointView, EventEnd, EventKind, EventRule, EventVerdict, EventView,
-    FlowChange, FlowFilter, FlowOrder, FlowPair, FlowView, FlushReport, IcmpView, MetricView,
-    PeerSpec, PeerView, PolicyDecision, PolicyMatch, RemotePod, TableTally, TableUse, Tallies,
-    TunnelView, UntoldView,
+    FlowChange, FlowFilter, FlowOrder, FlowPair, FlowView, FlushReport, IcmpView, MapUse,
+    MetricView, PeerSpec, PeerView, PolicyCount, PolicyDecision, PolicyMatch, RemotePod,
+    TableTally, TableUse, Tallies, TunnelView, UntoldView,
 };
 
 /// What the API is about: a node with a datapath.
@@ -137,6 +139,20 @@ pub trait Node: Send + Sync + 'static {
     ///
     /// [`Kind::Internal`] when maps cannot be read.
     fn metrics(&self) -> Result<Vec<MetricView>, Failure>;
+
+    /// Returns how many flows policy has judged, by direction and verdict.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Internal`] when maps cannot be read.
+    fn policy_counts(&self) -> Result<Vec<PolicyCount>, Failure>;
+
+    /// Returns how full the maps are.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Internal`] when maps cannot be read.
+    fn map_usage(&self) -> Result<Vec<MapUse>, Failure>;
 
     /// Returns the stream of events.
     fn feed(&self) -> &Feed;

@@ -28,6 +28,17 @@ struct Drop {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Judged {
+    direction: String,
+    verdict: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Map {
+    map: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Untold {
     reason: String,
 }
@@ -67,7 +78,9 @@ struct Addresses {
 pub(super) fn render(node: &dyn Node) -> Result<String, Failure> {
     let mut registry = Registry::with_prefix("datapath");
     packets(&mut registry, node)?;
+    policy(&mut registry, node)?;
     events(&mut registry, node)?;
+    maps(&mut registry, node)?;
     tables(&mut registry, node)?;
     tallies(&mut registry, node)?;
     addresses(&mut registry, node)?;
@@ -121,6 +134,50 @@ fn packets(registry: &mut Registry, node: &dyn Node) -> Result<(), Failure> {
     Ok(())
 }
 
+fn policy(registry: &mut Registry, node: &dyn Node) -> Result<(), Failure> {
+    let verdicts = Family::<Judged, Counter>::default();
+    for count in node.policy_counts()? {
+        let labels = Judged {
+            direction: count.direction,
+            verdict: count.verdict,
+        };
+        verdicts.get_or_create(&labels).inc_by(count.flows);
+    }
+    registry.register(
+        "policy_verdicts",
+        "Flows that policy judged, when they began or again, by direction of the endpoint and \
+         verdict: allowed, denied, or audited (let through, though it would be denied)",
+        verdicts,
+    );
+    Ok(())
+}
+
+fn maps(registry: &mut Registry, node: &dyn Node) -> Result<(), Failure> {
+    let used = Family::<Map, Gauge<u64, AtomicU64>>::default();
+    let max = Family::<Map, Gauge<u64, AtomicU64>>::default();
+    let pressure = Family::<Map, Gauge<f64, AtomicU64>>::default();
+    for map in node.map_usage()? {
+        let labels = Map {
+            map: map.map.clone(),
+        };
+        used.get_or_create(&labels).set(map.used);
+        max.get_or_create(&labels).set(map.max);
+        pressure.get_or_create(&labels).set(map.pressure());
+    }
+    registry.register("map_entries", "Entries of the kernel's maps in use", used);
+    registry.register(
+        "map_entries_max",
+        "Entries that the kernel's maps have room for",
+        max,
+    );
+    registry.register(
+        "map_pressure",
+        "How full the kernel's maps are, from 0 to 1",
+        pressure,
+    );
+    Ok(())
+}
+
 fn events(registry: &mut Registry, node: &dyn Node) -> Result<(), Failure> {
     let suppressed = Family::<Untold, Counter>::default();
     let lost = Family::<Untold, Counter>::default();
@@ -133,14 +190,22 @@ fn events(registry: &mut Registry, node: &dyn Node) -> Result<(), Failure> {
     }
     registry.register(
         "events_suppressed",
-        "Drops not told as events, for there were too many in a second",
+        "Drops, by reason, and policy-verdicts not told as events, for there were too many in a \
+         second",
         suppressed,
     );
     registry.register(
         "events_lost",
-        "Drops not told as events, for the ring buffer was full",
+        "Drops, by reason, and policy-verdicts not told as events, for the ring buffer was full",
         lost,
     );
+    let status = node.feed().status();
+    let told = Counter::<u64>::default();
+    told.inc_by(status.seen);
+    registry.register("events_told", "Events since the agent started", told);
+    let kept = Gauge::<u64, AtomicU64>::default();
+    kept.set(u64::try_from(status.kept).unwrap_or(u64::MAX));
+    registry.register("events_kept", "Events kept for those who ask later", kept);
     Ok(())
 }
 

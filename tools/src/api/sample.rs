@@ -247,17 +247,18 @@ pub(crate) fn event() -> EventView {
             matched: PolicyMatch::L3L4,
             rule_id: 77,
             rule: Some(EventRule {
-                document: DocumentId {
+                document: Some(DocumentId {
                     kind: DocumentKind::CiliumNetworkPolicy,
                     namespace: Some("shop".to_owned()),
                     name: "web".to_owned(),
-                },
+                }),
                 path: "spec.egressDeny[0]".to_owned(),
                 file: Some("web.yaml".into()),
                 line: 12,
             }),
         }),
         direction: "egress".to_owned(),
+        reply: None,
         node: "n1".to_owned(),
         hook: "from_pod".to_owned(),
         interface: "dp0123456789a".to_owned(),
@@ -315,7 +316,7 @@ pub(crate) fn events() -> Vec<EventView> {
     };
     let denied = event();
     let mut rule = denied.policy.clone().unwrap().rule.unwrap();
-    rule.document.kind = DocumentKind::NetworkPolicy;
+    rule.document.as_mut().unwrap().kind = DocumentKind::NetworkPolicy;
     "spec.ingress[0]".clone_into(&mut rule.path);
     let decided = |matched, rule: Option<EventRule>| {
         Some(PolicyDecision {
@@ -326,6 +327,7 @@ pub(crate) fn events() -> Vec<EventView> {
     };
     let allowed = EventView {
         kind: EventKind::PolicyVerdict,
+        reply: Some(false),
         verdict: EventVerdict::Forwarded,
         reason: String::new(),
         policy: decided(PolicyMatch::L3L4, Some(rule)),
@@ -342,6 +344,7 @@ pub(crate) fn events() -> Vec<EventView> {
     };
     let dropped = EventView {
         kind: EventKind::Drop,
+        reply: None,
         policy: None,
         ..unmatched.clone()
     };

@@ -87,6 +87,14 @@ pub fn router(node: Arc<dyn Node>) -> Router {
             "/v1/metrics",
             get(|node: Shared| answer(node, Node::metrics)),
         )
+        .route(
+            "/v1/metrics/policy",
+            get(|node: Shared| answer(node, Node::policy_counts)),
+        )
+        .route(
+            "/v1/maps",
+            get(|node: Shared| answer(node, Node::map_usage)),
+        )
         .route("/v1/events", get(events))
         .route(
             "/v1/events/status",
@@ -164,7 +172,7 @@ async fn metrics(node: Shared) -> Result<Response, Failure> {
 async fn unknown(uri: Uri) -> Failure {
     let error = format!(
         "there is nothing at {}: see /v1/status, /v1/endpoints, /v1/flows, /v1/metrics, \
-         /v1/events, /v1/peers, /v1/ipam, /healthz and /metrics",
+         /v1/maps, /v1/events, /v1/peers, /v1/ipam, /healthz and /metrics",
         uri.path()
     );
     Failure::of(Kind::Missing, error)

@@ -215,6 +215,125 @@ fn watch_prints_lines_until_it_is_asked_to_end() {
     }
 }
 
+/// A verdict of policy on a segment to this port, between two pods of the namespace shop.
+fn verdict(port: u16, verdict: &str) -> Item {
+    let mut event = serde_json::to_value(event(port)).unwrap();
+    let end = |pod: &str, identity: u32, address: &str, port: u16| {
+        json!({"kind": "endpoint", "name": pod, "namespace": "shop", "pod": pod,
+               "identity": identity, "labels": [format!("k8s:app={pod}")], "address": address,
+               "port": port, "mac": "02:00:00:00:00:01", "claimed": false})
+    };
+    let document = json!({"kind": "NetworkPolicy", "namespace": "shop", "name": "web"});
+    let rule =
+        json!({"document": document, "path": "spec.ingress[0]", "file": "web.yaml", "line": 9});
+    let allowed = verdict == "FORWARDED";
+    for (name, value) in [
+        ("kind", json!("policy-verdict")),
+        ("verdict", json!(verdict)),
+        ("reason", json!(if allowed { "" } else { "Policy denied" })),
+        ("reply", json!(false)),
+        ("node", json!("n1")),
+        ("direction", json!("ingress")),
+        ("source", end("client", 1234, "10.244.1.2", 43_210)),
+        ("destination", end("web", 5678, "10.244.1.3", port)),
+        (
+            "policy",
+            json!({"matched": if allowed { "L3-L4" } else { "none" }, "rule_id": 7,
+                          "rule": allowed.then_some(rule)}),
+        ),
+    ] {
+        event[name] = value;
+    }
+    Item::Event(Box::new(serde_json::from_value(event).unwrap()))
+}
+
+/// Standard output of `dpctl watch` with these arguments, in lines.
+fn watched(server: &Server, arguments: &[&str]) -> Vec<String> {
+    let output = dpctl(server, &[&["watch"], arguments].concat()).output();
+    let output = output.unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn verdicts_read_and_filter_as_hubbles() {
+    let server = Server::start();
+    let items = [verdict(80, "FORWARDED"), verdict(81, "DROPPED"), item(81)];
+    server.node.feed().publish(items);
+    let ends = "shop/client:43210 (ID:1234) -> shop/web:80 (ID:5678)";
+    let allowed = format!(
+        "Nov 21 06:30:00.123: {ends} policy-verdict:L3-L4 INGRESS ALLOWED (TCP Flags: SYN)"
+    );
+    let denied = "Nov 21 06:30:00.123: shop/client:43210 (ID:1234) <> shop/web:81 (ID:5678) \
+                  policy-verdict:none INGRESS DENIED (TCP Flags: SYN)";
+    assert_eq!(watched(&server, &["--all"])[..2], [&allowed, denied]);
+    for (arguments, wanted) in [
+        (["--verdict=forwarded"].as_slice(), &[allowed.as_str()][..]),
+        (
+            &[
+                "--from-label=app=client",
+                "--type=policy-verdict",
+                "--not",
+                "--to-port=80",
+            ],
+            &[denied],
+        ),
+        (&["--to-pod=shop/web", "--policy=shop/web"], &[&allowed]),
+        (
+            &[
+                "--to-identity=5678",
+                "--from-namespace=shop",
+                "--port=80",
+                "--port=81",
+            ],
+            &[&allowed, denied],
+        ),
+        (&["--from-pod=other/"], &[]),
+    ] {
+        let seen = watched(&server, &[&["--last=9"], arguments].concat());
+        assert_eq!(seen, wanted, "{arguments:?}");
+    }
+    let json = watched(&server, &["--last=9", "--output=json", "--policy=web"]);
+    let flow: serde_json::Value = serde_json::from_str(&json[0]).unwrap();
+    assert_eq!(flow["ingress_allowed_by"][0]["name"], "web");
+    assert_eq!(flow["destination"]["pod_name"], "web");
+    assert_eq!(flow["source"]["labels"], json!(["k8s:app=client"]));
+    let named = watched(
+        &server,
+        &[
+            "--last=9",
+            "--policy=web",
+            "--print-policy-names",
+            "--print-node-name",
+        ],
+    );
+    assert!(
+        named[0].starts_with("Nov 21 06:30:00.123 [n1]: "),
+        "{named:?}"
+    );
+    assert!(
+        named[0].contains(" ALLOWED BY web (NetworkPolicy) ("),
+        "{named:?}"
+    );
+}
+
+#[test]
+fn how_full_the_ring_is_can_be_seen() {
+    let server = Server::start();
+    server.node.feed().publish((1..=819).map(item));
+    let said = watched(&server, &["status"]);
+    let socket = server.socket();
+    assert_eq!(
+        said[0],
+        format!("Healthcheck (via {}): Ok", socket.display())
+    );
+    assert_eq!(said[1], "Current/Max Flows: 819/4,095 (20.00%)");
+    assert!(said[2].starts_with("Flows/s: "), "{said:?}");
+    let status = server.client().feed_status().unwrap();
+    assert_eq!((status.kept, status.seen, status.untold), (819, 819, 0));
+}
+
 #[test]
 fn drops_are_followed_too() {
     let mut server = Server::start();

@@ -212,6 +212,12 @@ fn metrics_are_openmetrics() {
         "datapath_flow_turns_total{what=\"quota-promotion\"} 6",
         "datapath_flow_turns_total{what=\"reset-revoked\"} 1",
         "datapath_addresses{pool=\"default\",range=\"10.244.1.0/24\",state=\"free\"} 254",
+        "datapath_policy_verdicts_total{direction=\"egress\",verdict=\"denied\"} 17",
+        "datapath_map_entries{map=\"ipcache\"} 128",
+        "datapath_map_entries_max{map=\"ipcache\"} 512",
+        "datapath_map_pressure{map=\"ipcache\"} 0.25",
+        "datapath_events_told_total 0",
+        "datapath_events_kept 0",
         "# TYPE datapath_drop_packets counter",
         "# EOF",
     ] {

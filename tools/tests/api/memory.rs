@@ -12,8 +12,8 @@ use datapath_ipam::{Families, Ipam, IpamError, Options, Owner, PoolSpec};
 use datapath_tools::{
     api::{
         self, Addresses, Agent, Client, EndpointSpec, EndpointView, Failure, Feed, FlowFilter,
-        FlowOrder, FlowView, FlushReport, FlushRequest, Kind, MetricView, Node, PeerSpec, PeerView,
-        Socket, Source, Status, TableTally, TableUse, Tallies, UntoldView,
+        FlowOrder, FlowView, FlushReport, FlushRequest, Kind, MapUse, MetricView, Node, PeerSpec,
+        PeerView, PolicyCount, Socket, Source, Status, TableTally, TableUse, Tallies, UntoldView,
     },
     error::Result,
 };
@@ -179,6 +179,22 @@ impl Node for Memory {
             metric("Policy \"denied\"", true),
             metric("to-endpoint", false),
         ])
+    }
+
+    fn policy_counts(&self) -> Result<Vec<PolicyCount>, Failure> {
+        Ok(vec![PolicyCount {
+            direction: "egress".to_owned(),
+            verdict: "denied".to_owned(),
+            flows: 17,
+        }])
+    }
+
+    fn map_usage(&self) -> Result<Vec<MapUse>, Failure> {
+        Ok(vec![MapUse {
+            map: "ipcache".to_owned(),
+            used: 128,
+            max: 512,
+        }])
     }
 
     fn feed(&self) -> &Feed {

@@ -281,7 +281,7 @@ impl<'a> Policies<'a> {
             .policy
             .as_ref()
             .and_then(|policy| policy.rule.as_ref());
-        let by = rule.map(|rule| [Policy::of(rule)]);
+        let by = rule.and_then(Policy::of).map(|policy| [policy]);
         let allowed = event.verdict == EventVerdict::Forwarded;
         let mut policies = Self::default();
         match (event.direction.as_str(), allowed) {
@@ -295,8 +295,9 @@ impl<'a> Policies<'a> {
 }
 
 impl<'a> Policy<'a> {
-    fn of(rule: &'a EventRule) -> Self {
-        let document = &rule.document;
+    /// None of a document that has no name.
+    fn of(rule: &'a EventRule) -> Option<Self> {
+        let document = rule.document.as_ref()?;
         let label = |key: &str, value: &str| format!("k8s:io.cilium.k8s.policy.{key}={value}");
         let mut labels = vec![
             label("derived-from", &document.kind.to_string()),
@@ -309,12 +310,12 @@ impl<'a> Policy<'a> {
                 .map(|name| label("namespace", name)),
         );
         labels.push(format!("datapath:rule={}", rule.path));
-        Self {
+        Some(Self {
             name: &document.name,
             namespace: document.namespace.as_deref(),
             labels,
             kind: document.kind.to_string(),
-        }
+        })
     }
 }
 

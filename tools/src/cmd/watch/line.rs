@@ -14,18 +14,16 @@ pub(super) fn compact(item: &Item, zone: &TimeZone, style: Style) -> String {
         Item::Untold(untold) => return untold_line(untold),
     };
     let time = stamp(event, zone, style);
-    let (source, destination) = (end(&event.source), end(&event.destination));
-    let [from, to] = [&event.source, &event.destination].map(identity);
-    let arrow = if is_reply(event) == Some(false) {
-        "->"
-    } else {
-        "<>"
+    // Who began the flow stands first.
+    let (first, arrow, second) = match is_reply(event) {
+        Some(false) => (&event.source, "->", &event.destination),
+        Some(true) => (&event.destination, "<-", &event.source),
+        None => (&event.source, "<>", &event.destination),
     };
+    let [first, second] = [first, second].map(|who| format!("{} {}", end(who), identity(who)));
     let (about, verdict) = (about(event), verdict(event, style));
     let (summary, within) = (&event.summary, within(event));
-    format!(
-        "{time}: {source} {from} {arrow} {destination} {to} {about} {verdict} ({summary}){within}"
-    )
+    format!("{time}: {first} {arrow} {second} {about} {verdict} ({summary}){within}")
 }
 
 /// Time, sender, receiver, what it is about, verdict, and the packet in short.
@@ -47,10 +45,11 @@ pub(super) fn fields(item: &Item, zone: &TimeZone, style: Style) -> [String; 6] 
     }
 }
 
-/// Whether it is a packet that answers, where that is known: what policy lets begin a flow is none.
+/// Whether it is a packet that answers, where Hubble would say so: of what policy lets through.
 pub(super) fn is_reply(event: &EventView) -> Option<bool> {
-    let begins = event.kind == EventKind::PolicyVerdict && event.verdict != EventVerdict::Dropped;
-    begins.then_some(false)
+    event
+        .reply
+        .filter(|_| event.verdict != EventVerdict::Dropped)
 }
 
 fn stamp(event: &EventView, zone: &TimeZone, style: Style) -> String {
@@ -87,11 +86,9 @@ fn verdict(event: &EventView, style: Style) -> String {
         (EventKind::PolicyVerdict, EventVerdict::Audit) => "AUDITED",
     };
     let judged = event.policy.as_ref().filter(|_| style.print_policy_names);
-    match judged.and_then(|policy| policy.rule.as_ref()) {
-        Some(rule) => {
-            let document = &rule.document;
-            format!("{word} BY {} ({})", document.name, document.kind)
-        }
+    let rule = judged.and_then(|policy| policy.rule.as_ref());
+    match rule.and_then(|rule| rule.document.as_ref()) {
+        Some(document) => format!("{word} BY {} ({})", document.name, document.kind),
         None => word.to_owned(),
     }
 }
@@ -207,6 +204,14 @@ mod tests {
             vni: 1,
         });
         insta::assert_snapshot!(line(&tunnelled), @"Nov 21 06:30:00.123: [fd00:10:244:2::2]:7 (unproven) <> 198.51.100.10:80 (world-ipv4) Policy denied by denylist DROPPED (TCP Flags: SYN) in tunnel from 192.0.2.12 VNI 1");
+    }
+
+    #[test]
+    fn an_answer_that_is_judged_points_back() {
+        let mut event = sample::events().remove(0);
+        event.reply = Some(true);
+        std::mem::swap(&mut event.source, &mut event.destination);
+        insta::assert_snapshot!(line(&event), @"Nov 21 06:30:00.123: default/client-1:43210 (ID:1234) <- default/server:80 (ID:5678) policy-verdict:L3-L4 INGRESS ALLOWED (TCP Flags: SYN)");
     }
 
     #[test]
