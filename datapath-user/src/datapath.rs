@@ -28,7 +28,7 @@ use crate::metrics::{self, MetricView, PolicyCount};
 use crate::naming;
 use crate::node::Node;
 use crate::peer::{PeerSpec, PeerView};
-use crate::status::{MapUse, Status};
+use crate::status::{MapUsage, Status};
 use crate::tallies::{self, Swept, Tallies};
 use crate::uplink;
 
@@ -376,7 +376,7 @@ impl Datapath {
     /// # Errors
     ///
     /// [`Error::Map`].
-    pub fn map_usage(&self) -> Result<Vec<MapUse>, Error> {
+    pub fn map_usage(&self) -> Result<Vec<MapUsage>, Error> {
         self.with(Node::map_usage)
     }
 

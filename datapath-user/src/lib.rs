@@ -104,6 +104,6 @@ pub use object::{OBJECT, PROGRAMS};
 pub use peer::{PeerSpec, PeerView, RemotePod};
 pub use probe::Kernel;
 pub use remains::{Removed, cleanup};
-pub use status::{MapUse, Status, TableUse};
+pub use status::{MapUsage, Status, TableUse};
 pub use tallies::{TableTally, Tallies};
 pub use uplink::{UplinkState, UplinkView};

@@ -78,7 +78,7 @@ pub struct Status {
 
 /// How full a map is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MapUse {
+pub struct MapUsage {
     /// The map.
     pub map: String,
     /// Entries in it.
@@ -87,7 +87,7 @@ pub struct MapUse {
     pub max: u64,
 }
 
-impl MapUse {
+impl MapUsage {
     /// A map with so many entries.
     pub(crate) fn new(map: &str, used: impl TryInto<u64>, max: u32) -> Self {
         Self {

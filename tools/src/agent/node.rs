@@ -18,7 +18,7 @@ use super::{
 use crate::{
     api::{
         Addresses, Agent, EndpointSpec, EndpointView, Failure, Feed, FlowFilter, FlowOrder,
-        FlowView, FlushReport, FlushRequest, Kind, MapUse, MetricView, Node, PeerSpec, PeerView,
+        FlowView, FlushReport, FlushRequest, Kind, MapUsage, MetricView, Node, PeerSpec, PeerView,
         PolicyCount, Source, Status, Tallies, UntoldView,
     },
     error::{Error, Result},
@@ -331,7 +331,7 @@ impl Node for LocalNode {
         Ok(self.datapath.policy_counts()?)
     }
 
-    fn map_usage(&self) -> Result<Vec<MapUse>, Failure> {
+    fn map_usage(&self) -> Result<Vec<MapUsage>, Failure> {
         Ok(self.datapath.map_usage()?)
     }
 

@@ -13,7 +13,7 @@
 //! | `GET /v1/flows/halves` | | list of [`FlowView`], each direction on its own |
 //! | `GET /v1/metrics` | | list of [`MetricView`] |
 //! | `GET /v1/metrics/policy` | | list of [`PolicyCount`] |
-//! | `GET /v1/maps` | | list of [`MapUse`] |
+//! | `GET /v1/maps` | | list of [`MapUsage`] |
 //! | `GET /v1/events` | | [`Item`]s, a line each, as they come: see [`EventQuery`] for what follows `?` |
 //! | `GET /v1/events/status` | | [`FeedStatus`] |
 //! | `GET /v1/events/untold` | | list of [`UntoldView`] |
@@ -56,7 +56,7 @@ pub use view::{Addresses, Agent, Status};
 
 pub use datapath_user::{
     EndKind, EndpointSpec, EndpointView, EventEnd, EventKind, EventRule, EventVerdict, EventView,
-    FlowChange, FlowFilter, FlowOrder, FlowPair, FlowView, FlushReport, IcmpView, MapUse,
+    FlowChange, FlowFilter, FlowOrder, FlowPair, FlowView, FlushReport, IcmpView, MapUsage,
     MetricView, PeerSpec, PeerView, PolicyCount, PolicyDecision, PolicyMatch, RemotePod,
     TableTally, TableUse, Tallies, TunnelView, UntoldView,
 };
@@ -152,7 +152,7 @@ pub trait Node: Send + Sync + 'static {
     /// # Errors
     ///
     /// [`Kind::Internal`] when maps cannot be read.
-    fn map_usage(&self) -> Result<Vec<MapUse>, Failure>;
+    fn map_usage(&self) -> Result<Vec<MapUsage>, Failure>;
 
     /// Returns the stream of events.
     fn feed(&self) -> &Feed;

@@ -12,7 +12,7 @@ use datapath_ipam::{Families, Ipam, IpamError, Options, Owner, PoolSpec};
 use datapath_tools::{
     api::{
         self, Addresses, Agent, Client, EndpointSpec, EndpointView, Failure, Feed, FlowFilter,
-        FlowOrder, FlowView, FlushReport, FlushRequest, Kind, MapUse, MetricView, Node, PeerSpec,
+        FlowOrder, FlowView, FlushReport, FlushRequest, Kind, MapUsage, MetricView, Node, PeerSpec,
         PeerView, PolicyCount, Socket, Source, Status, TableTally, TableUse, Tallies, UntoldView,
     },
     error::Result,
@@ -189,8 +189,8 @@ impl Node for Memory {
         }])
     }
 
-    fn map_usage(&self) -> Result<Vec<MapUse>, Failure> {
-        Ok(vec![MapUse {
+    fn map_usage(&self) -> Result<Vec<MapUsage>, Failure> {
+        Ok(vec![MapUsage {
             map: "ipcache".to_owned(),
             used: 128,
             max: 512,
