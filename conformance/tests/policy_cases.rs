@@ -2,26 +2,33 @@
 
 mod util;
 
-use std::path::Path;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+    sync::Mutex,
+    thread,
+    time::Instant,
+};
 
 use datapath_conformance::policy::{
     case::{Case, read_probes},
-    matrix::{Matrix, Runner, Verdict, table},
+    matrix::{Cell, Matrix, Runner, Verdict, refused, summary, table},
 };
 use datapath_user::Tunnel;
 use util::{OrPanic, lab_name};
 
-fn fixture(name: &str) -> std::path::PathBuf {
+/// Which cases to run: `all`, or their names with commas between. Without it, those tagged `quick`.
+const WHICH: &str = "DATAPATH_CASES";
+
+fn fixture(name: &str) -> PathBuf {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
     directory.join(name)
 }
 
 #[track_caller]
 fn all_allowed(matrix: &Matrix, case: &Case) {
-    let odd = |cell: &&_| {
-        let cell: &datapath_conformance::policy::matrix::Cell = cell;
-        cell.verdict != Verdict::Allow
-    };
+    let odd = |cell: &&Cell| cell.verdict != Verdict::Allow;
     let odd: Vec<_> = matrix.cells.iter().filter(odd).collect();
     assert!(odd.is_empty(), "{odd:#?}\n{}", table(matrix, case, false));
     assert_eq!(matrix.mismatches(case), []);
@@ -52,4 +59,89 @@ fn without_policies_everyone_reaches_everyone_in_every_tunnel_mode() {
             })
         );
     }
+}
+
+/// All cases there are, in the order of their names.
+fn all_cases() -> Vec<Case> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("cases");
+    let files = fs::read_dir(&directory).unwrap_or_else(|error| panic!("{directory:?}: {error}"));
+    let files: BTreeSet<PathBuf> = files.map(|entry| entry.unwrap().path()).collect();
+    let cases = files
+        .iter()
+        .filter(|file| file.extension() == Some("yaml".as_ref()));
+    cases.map(|file| Case::read(file).or_panic()).collect()
+}
+
+fn chosen_cases() -> Vec<Case> {
+    let mut cases = all_cases();
+    match std::env::var(WHICH).ok().as_deref() {
+        Some("all") => {}
+        Some(names) => {
+            let names: BTreeSet<&str> = names.split(',').collect();
+            let known = |name: &&str| cases.iter().any(|case| case.name == *name);
+            let unknown: Vec<_> = names.iter().filter(|name| !known(name)).collect();
+            assert!(
+                unknown.is_empty(),
+                "{WHICH}: there are no cases {unknown:?}"
+            );
+            cases.retain(|case| names.contains(case.name.as_str()));
+        }
+        None => cases.retain(|case| case.tags.contains("quick")),
+    }
+    cases
+}
+
+#[test]
+fn every_case_can_be_read_and_has_its_policies_refused_as_it_says() {
+    let mut wrong = Vec::new();
+    for case in all_cases() {
+        let refused: BTreeMap<_, _> = refused(&case)
+            .into_iter()
+            .map(|one| (one.object, one.message))
+            .collect();
+        if !refused.keys().eq(&case.rejected) {
+            wrong.push((case.name, case.rejected, refused));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn cases_are_as_they_expect() {
+    /// Two at a time: much of a case is waiting.
+    const RUNNERS: usize = 2;
+    let cases = chosen_cases();
+    assert!(!cases.is_empty(), "{WHICH}: no case is chosen");
+    let (queue, failures) = (Mutex::new(cases.iter()), Mutex::new(Vec::new()));
+    thread::scope(|scope| {
+        for number in 0..RUNNERS {
+            let (queue, failures) = (&queue, &failures);
+            scope.spawn(move || {
+                let name = lab_name(&format!("cases{number}"));
+                let mut runner = Runner::new(name, Tunnel::Direct);
+                loop {
+                    let Some(case) = queue.lock().unwrap().next() else {
+                        break;
+                    };
+                    let started = Instant::now();
+                    let said = match runner.run(case, None) {
+                        Ok(matrix) if matrix.mismatches(case).is_empty() => None,
+                        Ok(matrix) => Some(summary(&matrix, case)),
+                        Err(error) => Some(format!("{}: {}\n", case.name, error.chain())),
+                    };
+                    let verdict = if said.is_none() { "ok" } else { "FAILED" };
+                    println!("{}: {verdict} in {:.1?}", case.name, started.elapsed());
+                    failures.lock().unwrap().extend(said);
+                }
+            });
+        }
+    });
+    let failures = failures.into_inner().unwrap();
+    assert!(
+        failures.is_empty(),
+        "{} of {} cases:\n{}",
+        failures.len(),
+        cases.len(),
+        failures.concat()
+    );
 }

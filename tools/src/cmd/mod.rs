@@ -10,6 +10,7 @@ mod flows;
 mod ipam;
 mod lab;
 mod peers;
+mod policy;
 mod status;
 mod sysdump;
 mod target;
@@ -102,6 +103,8 @@ enum Verb {
     Drops(drops::Drops),
     Watch(watch::Watch),
     Peers(peers::Peers),
+    #[command(subcommand)]
+    Policy(policy::Policy),
     Ipam(ipam::Ipam),
     #[command(subcommand)]
     Lab(lab::Lab),
@@ -206,6 +209,7 @@ impl Verb {
             Self::Drops(verb) => verb.run(context),
             Self::Watch(verb) => verb.run(context),
             Self::Peers(verb) => verb.run(context),
+            Self::Policy(verb) => verb.run(context),
             Self::Ipam(verb) => verb.run(context),
             Self::Lab(verb) => verb.run(context),
             Self::Bench(verb) => verb.run(context),

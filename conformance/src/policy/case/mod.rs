@@ -287,4 +287,4 @@ impl Found {
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::policy) mod tests;

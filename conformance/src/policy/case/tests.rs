@@ -2,7 +2,7 @@ use std::path::Path;
 
 use super::*;
 
-const CASE: &str = "\
+pub(in crate::policy) const CASE: &str = "\
 apiVersion: conformance/v1
 kind: Case
 metadata: {name: c}

@@ -5,6 +5,7 @@ mod attempt;
 mod exchange;
 mod layout;
 mod message;
+mod policies;
 mod result;
 mod server;
 mod table;
@@ -16,11 +17,13 @@ use datapath_user::Tunnel;
 use self::{
     arena::{Arena, Place},
     exchange::{Job, Numbers, Outcome},
+    policies::Policies,
     server::Servers,
 };
 pub use self::{
+    policies::refused,
     result::{Cell, Matrix, Mismatch, Rejected, Verdict},
-    table::table,
+    table::{summary, table},
 };
 use super::case::{Case, CellId, Need, ProbeProtocol};
 use crate::{error::Result, family::Family, topology::LabName};
@@ -85,8 +88,11 @@ impl Runner {
             none => none.insert(Arena::build(self.lab.clone(), &layouts, self.tunnel)?),
         };
         arena.populate(case)?;
-        let rejected = Vec::new();
-        arena.enforce(&[])?;
+        let Policies {
+            documents,
+            rejected,
+        } = policies::read(case);
+        arena.enforce(&documents)?;
         let results = probe(arena, case, cells, &mut self.numbers)?;
         Ok(Matrix::new(case, rejected, results))
     }

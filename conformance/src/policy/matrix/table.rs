@@ -1,6 +1,9 @@
 //! A matrix for people: sources down, destinations across.
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+};
 
 use super::result::{Cell, Matrix, Mismatch, Verdict};
 use crate::policy::case::{Case, CellId, EndpointId};
@@ -21,12 +24,26 @@ pub fn table(matrix: &Matrix, case: &Case, colour: bool) -> String {
         let _ = write!(text, "\n{}\n{}", heads.join(", "), grid.draw(colour));
     }
     text.push_str(&legend(matrix, colour));
+    text.push_str(&summary(matrix, case));
+    text
+}
+
+/// Says what of a matrix is not as the case has it.
+#[must_use]
+pub fn summary(matrix: &Matrix, case: &Case) -> String {
+    let mut text = String::new();
     let mismatches = matrix.mismatches(case);
     if mismatches.is_empty() {
-        let expected = case.assertions.len();
-        let _ = writeln!(text, "as expected: {expected} assertions");
+        let sent: BTreeSet<_> = matrix.cells.iter().map(|cell| &cell.id).collect();
+        let held = case.assertions.iter().filter(|it| sent.contains(&it.cell));
+        let (held, cells) = (held.count(), sent.len());
+        let _ = writeln!(
+            text,
+            "{}: as expected: {held} assertions, {cells} cells",
+            case.name
+        );
     } else {
-        let _ = writeln!(text, "NOT as expected:");
+        let _ = writeln!(text, "{}: NOT as expected:", case.name);
         for mismatch in &mismatches {
             let Mismatch { line, text: what } = mismatch;
             let place = line.map_or_else(String::new, |line| format!(":{line}"));
@@ -164,7 +181,7 @@ fn legend(matrix: &Matrix, colour: bool) -> String {
         }
     }
     let mut text = format!("\n{}\n", words.join("   "));
-    let reasons: std::collections::BTreeSet<_> = matrix
+    let reasons: BTreeSet<_> = matrix
         .cells
         .iter()
         .filter(|cell| cell.verdict == Verdict::Skipped)
@@ -174,4 +191,38 @@ fn legend(matrix: &Matrix, colour: bool) -> String {
         let _ = writeln!(text, "skipped: {reason}");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::policy::case::tests::CASE;
+
+    #[test]
+    fn equal_tables_are_one_and_mismatches_have_their_lines() {
+        let case = Case::parse(CASE, Path::new("c.yaml")).unwrap();
+        let cells = case.cells().into_iter().map(|id| Cell {
+            verdict: if id.source.is_pod() {
+                Verdict::Deny
+            } else {
+                Verdict::Allow
+            },
+            detail: "Policy denied".to_owned(),
+            doubtful: false,
+            id,
+        });
+        let matrix = Matrix::new(&case, Vec::new(), cells.collect());
+        let text = table(&matrix, &case, false);
+        assert!(
+            text.contains("TCP/80 IPv4, TCP/80 IPv6, ICMPv6/128 IPv6\n"),
+            "{text}"
+        );
+        assert!(text.contains("  1 pod:x/a      D   D   D\n"), "{text}");
+        assert!(text.contains("  2 ext:far      A   .   .\n"), "{text}");
+        assert!(text.contains("c.yaml:7: x/a > ext:far TCP/80 = allow: expected allow, seen deny"));
+        let coloured = table(&matrix, &case, true);
+        assert!(coloured.contains("\x1b[31mD\x1b[0m"), "{coloured}");
+    }
 }
