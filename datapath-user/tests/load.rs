@@ -9,7 +9,7 @@
 )]
 
 use aya::{Ebpf, EbpfLoader, programs::SchedClassifier};
-use datapath_kern::abi::config::{Config, tunnel};
+use datapath_kern::abi::config::{Config, tunnel, verdicts};
 use datapath_kern::abi::flow::resizing;
 use datapath_user::{OBJECT, PROGRAMS};
 
@@ -29,6 +29,9 @@ fn every_program_loads_under_every_setting() {
                     endpoint_established: 100 * identity_from_vni,
                     endpoint_begun_per_s: 100 * identity_from_vni,
                     tcp_loose: identity_from_vni,
+                    // Flows drained and all told, or not.
+                    revoke_drains: identity_from_vni,
+                    verdicts: identity_from_vni * verdicts::ALL,
                     checksum_v6_flags,
                     decap_flags,
                     host_interface: 1,

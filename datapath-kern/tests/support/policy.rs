@@ -120,8 +120,11 @@ pub(crate) fn by_chance(host: &Host, identities: &[u32]) {
             };
             let verdict = PortVerdict {
                 rule_id: class << 8 | number,
-                verdict: [verdict::ALLOW, verdict::ALLOW, verdict::DENY, verdict::NONE]
-                    [(chance >> 8) as usize % 4],
+                verdict: match (chance >> 8) % 8 {
+                    0..4 => verdict::ALLOW,
+                    4..7 => verdict::DENY,
+                    _ => verdict::NONE,
+                },
                 matched: (chance >> 16) as u8 % 7,
                 reserved: [0; 2],
             };

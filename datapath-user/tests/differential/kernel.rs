@@ -23,13 +23,14 @@ use datapath_kern::{
         addr::Addr,
         budget::{Budget, MAX_BUDGETS},
         endpoint::{Endpoint, MAX_ENDPOINTS},
-        event::{Event, Window},
+        event::{Event, VERDICTS, Window},
         flow::{Flow, FlowKey},
         fragment::{Fragment, FragmentKey},
         ipcache::IpEntry,
         mark,
         metric::{Counter, MAX_METRICS},
         nexthop::{Claim, MAX_NEXT_HOPS, NextHop},
+        policy::{PeerKey, PortKey, PortVerdict},
         quota::Quota,
         search::{EXCLUDED_WORDS, MAX_REFUSALS, PortSearch, Refusal},
         tally::Tally,
@@ -52,8 +53,8 @@ const CONTEXT_MARK: usize = 8;
 const CONTEXT_INTERFACE: usize = 40;
 
 /// The object's `arguments`: question to the routing table, key of the ipcache, in this range
-/// `struct bpf_redir_neigh`, tuple of a socket, and bytes to sum up.
-const ARGUMENTS_LEN: usize = 1424;
+/// `struct bpf_redir_neigh`, key of what classes say of ports, tuple of a socket, and bytes to sum up.
+const ARGUMENTS_LEN: usize = 1436;
 const NEIGHBOUR: Range<usize> = 84..104;
 
 /// What became of a frame.
@@ -123,6 +124,12 @@ impl Kernel {
         for (prefix, entry) in host.ipcache.borrow().entries() {
             let (bits, address) = prefix.parts();
             ipcache.insert(&Key::new(bits, address), entry, 0).unwrap();
+        }
+        fill_hash::<PeerKey, u32>(&mut ebpf, "policy_peers", &host.policy_peers.entries());
+        let map = ebpf.map_mut("policy_ports").unwrap();
+        let mut ports: LpmTrie<_, PortKey, PortVerdict> = map.try_into().unwrap();
+        for (bits, key, verdict) in host.policy_ports.borrow().entries() {
+            ports.insert(&Key::new(*bits, *key), verdict, 0).unwrap();
         }
         let mut take = |name| ebpf.take_map(name).unwrap();
         let mut kernel = Self {
@@ -255,19 +262,19 @@ impl Kernel {
         }
     }
 
-    /// The event that the last program told, if it did.
-    pub(crate) fn take_event(&mut self) -> Option<Event> {
-        let event = self.events.next().map(|record| {
+    /// The events that the last program told, in order.
+    pub(crate) fn take_events(&mut self) -> Vec<Event> {
+        let mut events = Vec::new();
+        while let Some(record) = self.events.next() {
             let whole = Event::from_bytes(&record);
-            whole.unwrap_or_else(|| panic!("{} bytes are no event", record.len()))
-        });
-        assert!(self.events.next().is_none(), "a second event of one packet");
-        event
+            events.push(whole.unwrap_or_else(|| panic!("{} bytes are no event", record.len())));
+        }
+        events
     }
 
-    /// How many events of a reason were suppressed and lost, on all CPUs together.
-    fn untold(&self, reason: u32) -> (u64, u64) {
-        let cpus = self.event_windows.get(&reason, 0).unwrap();
+    /// How many events of a window were suppressed and lost, on all CPUs together.
+    fn untold(&self, window: u32) -> (u64, u64) {
+        let cpus = self.event_windows.get(&window, 0).unwrap();
         let sum = |part: fn(&Window) -> u64| cpus.iter().map(part).sum();
         (sum(|cpu| cpu.suppressed), sum(|cpu| cpu.lost))
     }
@@ -301,11 +308,12 @@ impl Kernel {
             let expected = counters.get(&cell).copied().unwrap_or_default();
             assert_eq!(self.counter(cell), expected, "kernel, host: counter {cell}");
         }
-        for reason in DropReason::ALL {
-            let found = self.untold(reason.code());
-            let window = host.event_windows.get(&reason.code()).unwrap();
+        let reasons = DropReason::ALL.iter().map(|reason| reason.code());
+        for number in reasons.chain([VERDICTS]) {
+            let found = self.untold(number);
+            let window = host.event_windows.get(&number).unwrap();
             let expected = (window.suppressed, window.lost);
-            assert_eq!(found, expected, "kernel, host: untold {reason:?}");
+            assert_eq!(found, expected, "kernel, host: untold of window {number}");
         }
         for slot in 0..MAX_BUDGETS {
             let spent = self.budgets.get(&slot, 0).unwrap();

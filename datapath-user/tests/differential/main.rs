@@ -35,6 +35,9 @@ mod frame;
 mod icmp;
 mod kernel;
 mod pieces;
+#[allow(dead_code, reason = "every test binary uses its own part")]
+#[path = "../../../datapath-kern/tests/support/policy.rs"]
+mod policy;
 mod refused;
 mod seldom;
 mod traffic;
@@ -51,14 +54,15 @@ use std::{
 
 use datapath_kern::{
     abi::{
-        config::{Config, tunnel as mode},
+        config::{Config, tunnel as mode, verdicts},
+        endpoint::identity,
         event::Event,
         flow::{Flow, verdict},
         metric::{Counter, index},
         search::PORTS_PER_WORD,
     },
     env::Table,
-    host::{Buffer, Hook, Host},
+    host::{Buffer, Hook, Host, plan},
     verdict::{Action, DropReason, Forward},
 };
 use nix::{
@@ -74,7 +78,7 @@ use proptest::{
 use self::{
     kernel::{Kernel, Outcome, clock, hex},
     traffic::{Arrival, Traffic},
-    world::Interfaces,
+    world::{Interfaces, PODS},
 };
 
 /// Frames that chance makes for each of the settings.
@@ -168,14 +172,19 @@ fn all_settings() -> Outcomes {
         config.nat_port_min = 40_000;
         config.nat_port_max = 40_063;
         config.fragments_per_end = 8;
+        config.verdicts = verdicts::NONE;
     };
     let native = |config: &mut Config| {
         config.tunnel = mode::NATIVE;
         config.fragments_to_stack = 1;
+        config.verdicts_per_s = 5;
     };
     let limited = |config: &mut Config| {
         config.endpoint_established = 3;
         config.endpoint_begun_per_s = 4;
+        config.verdicts = verdicts::ALL;
+        config.verdicts_per_s = 100_000;
+        config.revoke_drains = 1;
     };
     for (seed, settings) in [plain as fn(&mut Config), strict, native, limited]
         .iter()
@@ -202,6 +211,11 @@ impl Pair {
             .update(&(40_003 / PORTS_PER_WORD), |word| {
                 *word |= 1 << (40_003 % PORTS_PER_WORD);
             });
+        let mut identities = vec![identity::HOST, identity::WORLD, identity::REMOTE_NODE];
+        for node in [1, 2, 3] {
+            identities.extend((1..=PODS).map(|number| plan::pod_identity(node, number)));
+        }
+        policy::by_chance(&host, &identities);
         Self {
             kernel: Kernel::like(&host),
             host,
@@ -273,7 +287,7 @@ impl Pair {
             run.reason,
             hex(frame)
         );
-        self.same_event(arrival);
+        self.same_events(arrival);
         let counted = self.counted(arrival);
         count(match run.reason {
             Some(reason) if expected.action == Action::Drop => {
@@ -284,28 +298,26 @@ impl Pair {
         });
     }
 
-    /// Compares what is told of the frame: all but the time, of which only the second is the same.
-    fn same_event(&mut self, arrival: &Arrival) {
+    /// Compares what is told of the frame, of verdicts and of a drop: all but the time, of which only the second is the same.
+    fn same_events(&mut self, arrival: &Arrival) {
         let second = |event: &Event| event.head.time_ns / 1_000_000_000;
         let timeless = |event: &Event| {
             let mut event = *event;
             event.head.time_ns = 0;
             event
         };
-        let found = self.kernel.take_event();
-        let told = self.host.take_events();
-        let expected = told.first().copied();
+        let found = self.kernel.take_events();
+        let expected = self.host.take_events();
         let at = arrival.hook;
-        assert!(told.len() <= 1, "{at:?}: a second event of one packet");
         assert_eq!(
-            found.as_ref().map(timeless),
-            expected.as_ref().map(timeless),
-            "kernel, host: {at:?}: event of {}",
+            found.iter().map(timeless).collect::<Vec<_>>(),
+            expected.iter().map(timeless).collect::<Vec<_>>(),
+            "kernel, host: {at:?}: events of {}",
             hex(&arrival.frame)
         );
         // The kernel's coarse clock is behind the fine one by a tick.
-        if let (Some(found), Some(expected)) = (found, expected) {
-            assert!(second(&found) - second(&expected) <= 1);
+        for (found, expected) in found.iter().zip(&expected) {
+            assert!(second(found) - second(expected) <= 1);
         }
     }
 
@@ -320,13 +332,13 @@ impl Pair {
             let found = self.kernel.counter(cell);
             let at = arrival.hook;
             assert_eq!(found, *expected, "kernel, host: {at:?}: counter {outcome}");
-            label = Forward::from_code(outcome).map_or("", Forward::label);
+            label = Forward::from_code(outcome).map_or(label, Forward::label);
         }
         label
     }
 
     /// What time and user space do to the tables, to both sides' alike: flows whose time is up or
-    /// that policy denies, halves that are gone, ends that changed.
+    /// that policy denies, halves that are gone, ends that changed or are judged otherwise.
     fn disturb(&mut self) {
         let mut keys: Vec<_> = self.host.flows.entries();
         keys.extend(self.host.pending.entries());
@@ -352,8 +364,15 @@ impl Pair {
                 self.host.pending.remove(&key);
             }
         }
-        let slot = self.rng.random_range(0..5);
-        self.host.endpoints.update(&slot, |end| end.generation += 1);
+        for _ in 0..2 {
+            let slot = self.rng.random_range(0..5);
+            let word = if self.rng.random_bool(0.7) {
+                policy::any_word(self.rng.random())
+            } else {
+                0
+            };
+            policy::switch(&self.host, slot, word);
+        }
         let slot = self.rng.random_range(0..4);
         self.host.peers.update(&slot, |end| end.generation += 1);
         self.kernel.refill(&self.host);
