@@ -114,9 +114,12 @@ pub fn from_uplink<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> 
 
 #[inline(always)]
 fn enter_node<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Outcome {
-    // Not to be understood is no offence in a packet for the host.
-    if parse::frame(pkt, &mut work.hdr) != Ok(Frame::Ip) {
-        return Ok(Verdict::PASS);
+    match parse::frame(pkt, &mut work.hdr) {
+        Ok(Frame::Ip) => {}
+        // Not to be understood is no offence in a packet for the host, unless that has a policy:
+        // what was not understood was not judged.
+        Err(reason) if policy::guards_node(env) => return Err(reason),
+        _ => return Ok(Verdict::PASS),
     }
     work.arrival = Arrival::new(env, pkt, flags::ARRIVAL_UPLINK, Direction::Ingress);
     if let Err(reason) = fragment::follow(env, work) {

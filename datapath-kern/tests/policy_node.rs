@@ -130,6 +130,36 @@ fn tunnel_packets_that_were_cut_on_the_way() {
     }
 }
 
+/// What cannot be judged does not pass a guarded node: headers cut apart, and a first fragment in the
+/// place of another, of which what follows would be put together.
+#[rstest]
+fn what_cannot_be_judged_is_not_let_in(#[values(V4, V6)] family: Family) {
+    let to = |port| Tuple {
+        l4: L4::Udp(40_000, port),
+        ..Path::WorldToHost.tuple(family)
+    };
+    let pieces = |port, length| {
+        let macs = (plan::node_mac(plan::ROUTER), plan::node_mac(1));
+        let whole = frame::build(macs.0, macs.1, &to(port), 60, &[port.to_le_bytes()[0]; 256]);
+        support::fragments::cut(&whole, length, 7)
+    };
+    let arrives = |host: &Host, frame: &[u8]| run(host, Hook::FromUplink, plan::UPLINK, frame);
+    let (guarded, unguarded) = (guarded(), Path::WorldToHost.host());
+    let small = &pieces(22, 16)[0];
+    arrives(&guarded, small).dropped(Ingress, DropReason::FragmentTooSmall);
+    arrives(&unguarded, small).went(Action::Pass, 0, "");
+    let [first, other] = [22, 23].map(|port| pieces(port, 128));
+    arrives(&guarded, &first[0]).dropped(Ingress, DropReason::PolicyDenied);
+    arrives(&guarded, &other[0]).dropped(Ingress, DropReason::FragmentOverlap);
+    let cut = &frame::of_pod(1, 1, &to(80))[..40];
+    arrives(&guarded, cut).dropped(Ingress, DropReason::InvalidPacket);
+    arrives(&unguarded, cut).went(Action::Pass, 0, "");
+    // Neither are others' protocols than IP an offence.
+    let mut strange = frame::of_pod(1, 1, &to(80));
+    strange[12..14].copy_from_slice(&[0x88, 0xcc]);
+    arrives(&guarded, &strange).went(Action::Pass, 0, "");
+}
+
 /// Policy that comes later does not cut what the node was doing, whichever side began it; what
 /// begins then is asked about.
 #[rstest]

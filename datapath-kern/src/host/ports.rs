@@ -14,7 +14,7 @@ impl Ports {
     /// Sets the verdict of the prefix of so many `bits`, 64 at most.
     pub fn set(&mut self, bits: u32, key: PortKey, verdict: PortVerdict) {
         self.0
-            .retain(|(other, at, _)| (*other, number(at, bits)) != (bits, number(&key, bits)));
+            .retain(|(other, at, _)| (*other, number(*at, bits)) != (bits, number(key, bits)));
         self.0.push((bits, key, verdict));
     }
 
@@ -29,7 +29,7 @@ impl Ports {
         let covering = self
             .0
             .iter()
-            .filter(|(bits, at, _)| number(at, *bits) == number(key, *bits));
+            .filter(|(bits, at, _)| number(*at, *bits) == number(*key, *bits));
         covering
             .max_by_key(|(bits, ..)| *bits)
             .map(|(.., verdict)| verdict)
@@ -37,7 +37,7 @@ impl Ports {
 }
 
 /// The first `bits` of a key as they lie in memory, which is what the trie compares.
-fn number(key: &PortKey, bits: u32) -> u64 {
+fn number(key: PortKey, bits: u32) -> u64 {
     let bytes = key.as_bytes().try_into().unwrap_or_default();
     let mask = u64::MAX.checked_shl(64 - bits.min(64)).unwrap_or(0);
     u64::from_be_bytes(bytes) & mask

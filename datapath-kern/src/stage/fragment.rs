@@ -33,6 +33,7 @@ use crate::env::{Env, Table};
 use crate::packet::{Family, Headers, Kind, Packet, Part};
 use crate::stage::flow;
 use crate::stage::origin::Arrival;
+use crate::stage::policy;
 use crate::verdict::{DropReason, Verdict};
 use crate::work::Work;
 
@@ -313,8 +314,11 @@ pub fn refused<E: Env, P: Packet>(
     }
     let destination = env.ipcache(&work.hdr.key.destination).unwrap_or_default();
     if destination.kind != kind::ENDPOINT {
+        // What follows a first one that the node does not get is nothing to it. A first one in the
+        // place of another may be about a port that policy denies.
+        let guarded = destination.kind == kind::HOST && policy::guards_node(env);
         let known = reason != DropReason::FragmentWithoutFirst
-            && flow::peek(env, &work.hdr.key, |_| ()).is_some();
+            && (guarded || flow::peek(env, &work.hdr.key, |_| ()).is_some());
         return if known {
             Err(reason)
         } else {

@@ -3,7 +3,8 @@
 //! The one that begins a flow needs its egress, the one that it is begun to its ingress; each is
 //! asked only of ends of this node, pods and in slot 0 the node itself. Whoever is not of this node
 //! was asked where he is. A flow is judged by the tuple and the direction in which it began,
-//! whichever of its packets it is judged for.
+//! whichever of its packets it is judged for. What a pod sends through the stack is a flow on its way
+//! there and another one from there on, translated or not; the pod is asked about both.
 //!
 //! The word of an endpoint is read after the generations that the flow is stamped with. User space
 //! writes them in the other order, so that no flow is stamped newer than the rules that it was
@@ -113,8 +114,8 @@ fn begin(work: &mut Work, reply: bool) {
         protocol: hdr.key.protocol,
         port: match hdr.key.protocol {
             // What begins a flow of echo is a request.
-            protocol::ICMP => U16::new(icmp::ECHO_REQUEST as u16),
-            protocol::ICMPV6 => U16::new(icmpv6::ECHO_REQUEST as u16),
+            protocol::ICMP => U16::new(icmp::ECHO_REQUEST.into()),
+            protocol::ICMPV6 => U16::new(icmpv6::ECHO_REQUEST.into()),
             // As the one that began it named it, whatever it is translated to.
             _ if reply => held_key.destination_port,
             _ => hdr.key.destination_port,
@@ -156,21 +157,21 @@ fn direction<E: Env>(env: &E, work: &mut Work, direction: Direction) -> Result<(
         Direction::Ingress => word::INGRESS,
         Direction::Egress => word::EGRESS,
     };
-    let mut word = word_of(env, end.slot());
+    let mut judged_by = word_of(env, end.slot());
     // What denies it may have been replaced while it was being read, and taken apart.
     for _ in 0..2 {
-        if word & bit == 0 {
+        if judged_by & bit == 0 {
             *place(&mut work.judgement, direction) = PortVerdict::default();
             return Ok(());
         }
-        find(env, work, word & word::SET, direction);
+        find(env, work, judged_by & word::SET, direction);
         let now = word_of(env, end.slot());
-        if work.judgement.of(direction).verdict == verdict::ALLOW || now == word {
+        if work.judgement.of(direction).verdict == verdict::ALLOW || now == judged_by {
             break;
         }
-        word = now;
+        judged_by = now;
     }
-    settle(work, word & word::AUDIT != 0, direction)
+    settle(work, judged_by & word::AUDIT != 0, direction)
 }
 
 /// How an endpoint is judged: bits of [`word`]. In doubt nothing is allowed.

@@ -89,9 +89,9 @@ pub(crate) fn by_chance(host: &Host, identities: &[u32]) {
     for set in 1..=SETS {
         for direction in Direction::ALL {
             for identity in identities.iter().chain(&everyone) {
-                let chance = scramble(scramble(set << 1 | direction as u32) ^ identity);
+                let chance = scramble(scramble((set << 1) | direction as u32) ^ identity);
                 // Some have no entry, and some one that says that there is nothing.
-                if chance % 4 != 0 {
+                if !chance.is_multiple_of(4) {
                     let class = scramble(chance) % (CLASSES + 1);
                     peer(host, set, direction, *identity, class);
                 }
@@ -109,7 +109,7 @@ pub(crate) fn by_chance(host: &Host, identities: &[u32]) {
     for class in 1..=CLASSES {
         for (number, (bits, protocol, port)) in (1..).zip(&prefixes) {
             let chance = scramble(scramble(class) ^ number);
-            if chance % 3 == 0 {
+            if chance.is_multiple_of(3) {
                 continue;
             }
             let key = PortKey {
@@ -119,13 +119,13 @@ pub(crate) fn by_chance(host: &Host, identities: &[u32]) {
                 port: (*port).into(),
             };
             let verdict = PortVerdict {
-                rule_id: class << 8 | number,
+                rule_id: (class << 8) | number,
                 verdict: match (chance >> 8) % 8 {
                     0..4 => verdict::ALLOW,
                     4..7 => verdict::DENY,
                     _ => verdict::NONE,
                 },
-                matched: (chance >> 16) as u8 % 7,
+                matched: chance.to_le_bytes()[2] % 7,
                 reserved: [0; 2],
             };
             host.policy_ports.borrow_mut().set(*bits, key, verdict);
@@ -139,6 +139,6 @@ pub(crate) fn any_word(number: u32) -> u32 {
     let bits = word::INGRESS | word::EGRESS | word::AUDIT;
     match number {
         0 => 0,
-        _ => chance & bits | chance % (SETS + 1),
+        _ => (chance & bits) | (chance % (SETS + 1)),
     }
 }
