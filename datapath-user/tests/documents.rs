@@ -230,6 +230,9 @@ proptest! {
             prop_assert!(refusal.column >= 1);
             prop_assert!(!refusal.problem.is_empty());
         }
+        for document in &reading.documents {
+            prop_assert!(!document.specs.is_empty(), "{}", document.id);
+        }
         // What is read once is read the same way again, and alone as among others.
         let again = read(&format!("# before\n---\n{text}"), Some(Path::new("x.yaml")));
         prop_assert_eq!(again.documents.len(), reading.documents.len());

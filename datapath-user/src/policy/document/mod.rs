@@ -19,6 +19,7 @@
 
 mod cidr;
 mod cilium;
+mod files;
 mod head;
 mod networkpolicy;
 mod node;
@@ -59,32 +60,37 @@ pub struct Reading {
 /// `file` is where the text is from: it is kept in what is read, and nothing is opened.
 #[must_use]
 pub fn read(text: &str, file: Option<&Path>) -> Reading {
-    let mut found = Found::default();
-    for Piece { text, lines_before } in split::split(text) {
-        found.read(text, file, lines_before);
-    }
-    found.finish()
+    let mut reader = Reader::default();
+    reader.text(text, file);
+    reader.finish()
 }
 
 /// Reads the text of one document, or of one list of them, that begins `lines_before` lines into
 /// its file.
 #[must_use]
 pub fn read_one(text: &str, file: Option<&Path>, lines_before: u64) -> Reading {
-    let mut found = Found::default();
-    found.read(text, file, lines_before);
-    found.finish()
+    let mut reader = Reader::default();
+    reader.piece(text, file, lines_before);
+    reader.finish()
 }
 
-/// What was read so far.
-#[derive(Default)]
-struct Found {
+/// Reads several texts and files as one, so that no two documents of one name come out.
+#[derive(Debug, Default)]
+pub struct Reader {
     /// Documents, each with the line of its file where it begins.
     documents: Vec<(u64, Document)>,
     refused: Vec<Refusal>,
 }
 
-impl Found {
-    fn read(&mut self, text: &str, file: Option<&Path>, lines_before: u64) {
+impl Reader {
+    /// Reads a text, as [`read`] does.
+    pub fn text(&mut self, text: &str, file: Option<&Path>) {
+        for Piece { text, lines_before } in split::split(text) {
+            self.piece(text, file, lines_before);
+        }
+    }
+
+    fn piece(&mut self, text: &str, file: Option<&Path>, lines_before: u64) {
         let origin = Origin {
             text,
             file,
@@ -109,24 +115,28 @@ impl Found {
         self.refused.push(origin.refusal(problem, &glance, None));
     }
 
-    /// Refuses what has the name of something before it: which of them counts would be chance.
-    fn finish(self) -> Reading {
+    /// Returns what was read. Of documents with one name the first counts, and the others are
+    /// refused: which of them was meant, nobody can tell.
+    #[must_use]
+    pub fn finish(self) -> Reading {
         let Self {
             documents,
             mut refused,
         } = self;
         let mut first = BTreeMap::new();
-        let mut kept = Vec::new();
+        let mut kept: Vec<Document> = Vec::new();
         for (line, document) in documents {
             match first.get(&document.id) {
                 None => {
-                    first.insert(document.id.clone(), line);
+                    first.insert(document.id.clone(), (document.file.clone(), line));
                     kept.push(document);
                 }
-                Some(before) => refused.push(namesake(document, line, *before)),
+                Some((file, before)) => {
+                    refused.push(namesake(document, line, file.as_deref(), *before));
+                }
             }
         }
-        refused.sort_by_key(|refusal| (refusal.line, refusal.column));
+        refused.sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
         Reading {
             documents: kept,
             refused,
@@ -144,7 +154,7 @@ struct Origin<'a> {
 
 impl Origin<'_> {
     /// Reads an object, or the items of a list.
-    fn read(self, node: &Node, found: &mut Found) {
+    fn read(self, node: &Node, found: &mut Reader) {
         let kind = node.get("kind").and_then(Node::text).unwrap_or_default();
         let walk = Walk::new(self.text, Null::Absent);
         if node.is_null() {
@@ -187,7 +197,7 @@ impl Origin<'_> {
         }
     }
 
-    fn object(self, node: &Node, found: &mut Found) {
+    fn object(self, node: &Node, found: &mut Reader) {
         let glance = Glance::of(node);
         let walk = Walk::new(self.text, Null::Absent);
         let kind = head::kind(&walk, node);
@@ -281,9 +291,13 @@ impl Origin<'_> {
 }
 
 /// The refusal of a document that has the name of one before it.
-fn namesake(document: Document, line: u64, before: u64) -> Refusal {
+fn namesake(document: Document, line: u64, other: Option<&Path>, before: u64) -> Refusal {
     let Document { id, file, specs } = document;
-    let problem = format!("{id} is there already, in line {before}");
+    let place = match other {
+        Some(other) if file.as_deref() != Some(other) => format!("{}:{before}", other.display()),
+        _ => format!("line {before}"),
+    };
+    let problem = format!("{id} is there already, in {place}");
     let mut subjects = specs.into_iter().map(|spec| spec.subject);
     Refusal {
         kind: Some(id.kind.to_string()),

@@ -62,14 +62,14 @@ pub(super) fn subject(walk: &Walk<'_>, node: &Node, namespace: &str) -> Option<S
 }
 
 fn pod_selector(walk: &Walk<'_>, fields: &Fields<'_>) -> Option<Selector> {
-    let Some(node) = fields.get("podSelector") else {
+    if fields.lacks("podSelector") {
         walk.wrong_so(
             fields.place("podSelector"),
             "`podSelector` is missing",
             "say which pods it is for: `podSelector: {}` is all of the namespace",
         );
-        return None;
-    };
+    }
+    let node = fields.get("podSelector")?;
     selector::read(walk, node, "`podSelector`", Keys::Pods)
 }
 

@@ -31,12 +31,14 @@ pub(super) struct Walk<'a> {
     problems: RefCell<Vec<Problem>>,
 }
 
-/// A mapping whose keys are known ones.
-#[derive(Clone, Copy, Debug)]
+/// A mapping that is gone through.
+#[derive(Clone, Debug)]
 pub(super) struct Fields<'n> {
     /// The mapping itself.
     pub(super) node: &'n Node,
     entries: &'n [(Key, Node)],
+    /// Keys of it that nobody knows.
+    unknown: Vec<&'n str>,
 }
 
 impl<'a> Walk<'a> {
@@ -76,11 +78,12 @@ impl<'a> Walk<'a> {
 
     /// A mapping with none but these keys.
     pub(super) fn map<'n>(&self, node: &'n Node, name: &str, known: &[&str]) -> Option<Fields<'n>> {
-        let fields = self.mapping(node, name)?;
+        let mut fields = self.mapping(node, name)?;
         for (key, _) in fields.entries {
             if known.contains(&key.name.as_str()) {
                 continue;
             }
+            fields.unknown.push(&key.name);
             let problem = format!("unknown key `{}` in {name}", key.name);
             let help = match suggest::meant(&key.name, known) {
                 Some(meant) => format!("did you mean `{meant}`?"),
@@ -116,7 +119,11 @@ impl<'a> Walk<'a> {
     /// A mapping of any keys.
     pub(super) fn mapping<'n>(&self, node: &'n Node, name: &str) -> Option<Fields<'n>> {
         match &node.value {
-            Value::Map(entries) => Some(Fields { node, entries }),
+            Value::Map(entries) => Some(Fields {
+                node,
+                entries,
+                unknown: Vec::new(),
+            }),
             _ => self.other_kind(node, name, "a mapping", None),
         }
     }
@@ -265,6 +272,18 @@ impl<'n> Fields<'n> {
     /// The value under a key; none too where there is nothing.
     pub(super) fn get(&self, name: &str) -> Option<&'n Node> {
         self.node.get(name)
+    }
+
+    /// Whether there is nothing under a key, and no unknown one looks as if it were meant: that is
+    /// told already.
+    pub(super) fn lacks(&self, name: &str) -> bool {
+        self.get(name).is_none() && !self.misspells(name)
+    }
+
+    /// Whether an unknown key looks as if this one were meant.
+    pub(super) fn misspells(&self, name: &str) -> bool {
+        let mut unknown = self.unknown.iter();
+        unknown.any(|key| suggest::meant(key, &[name]).is_some())
     }
 
     /// Where a key is; where the mapping is, if it has no such key.

@@ -160,7 +160,8 @@ impl Reader<'_, '_> {
             let list = fields.get(name);
             list.is_some_and(|list| list.list().is_none_or(|items| !items.is_empty()))
         };
-        if !lists.iter().flatten().any(counted) {
+        let mut lists = lists.iter().flatten();
+        if !lists.clone().any(counted) && !lists.any(|name| fields.misspells(name)) {
             walk.wrong_so(
                 node.at,
                 format!("`{path}` has no rule"),
@@ -181,11 +182,10 @@ impl Reader<'_, '_> {
         let nodes = fields.get("nodeSelector");
         match (endpoints, nodes) {
             (None, None) => {
-                let (place, help) = (
-                    fields.node.at,
-                    "`endpointSelector: {}` is all pods that the policy may be for",
-                );
-                walk.wrong_so(place, "`endpointSelector` is missing", help);
+                if fields.lacks("endpointSelector") && fields.lacks("nodeSelector") {
+                    let help = "`endpointSelector: {}` is all pods that the policy may be for";
+                    walk.wrong_so(fields.node.at, "`endpointSelector` is missing", help);
+                }
                 None
             }
             (Some(_), Some(_)) => {
@@ -254,7 +254,7 @@ impl Reader<'_, '_> {
                 .map(node, "`enableDefaultDeny`", &["ingress", "egress"])
         });
         ["ingress", "egress"].map(|direction| {
-            let said = both?.get(direction)?;
+            let said = both.as_ref()?.get(direction)?;
             self.walk.boolean(said, &format!("`{direction}`"))
         })
     }
