@@ -34,6 +34,16 @@ const RESERVED: [&str; 11] = [
     "world-ipv4",
     "world-ipv6",
 ];
+/// Where labels are from, for Cilium. Here they are from the first three.
+const SOURCES: [&str; 7] = [
+    source::ANY,
+    source::K8S,
+    source::RESERVED,
+    source::CIDR,
+    "container",
+    "fqdn",
+    "unspec",
+];
 const OPERATORS: [&str; 4] = ["In", "NotIn", "Exists", "DoesNotExist"];
 
 /// Reads a selector as it is written.
@@ -214,17 +224,15 @@ fn read_key(walk: &Walk<'_>, text: &str, at: Place, keys: Keys) -> Option<(Strin
         return None;
     }
     if matches!(keys, Keys::Cilium) {
-        let sources = [source::ANY, source::K8S, source::RESERVED];
-        if !sources.contains(&from) {
-            let help = format!("sources are {}", listed(&sources));
-            walk.wrong_so(at, format!("no label here is from `{from}`"), help);
+        if !SOURCES.contains(&from) {
+            let help = format!("sources are {}", listed(&SOURCES));
+            walk.wrong_so(at, format!("no label is from `{from}`"), help);
             return None;
         }
-        if from == source::RESERVED && !RESERVED.contains(&key) {
-            let help = match suggest::meant(key, &RESERVED) {
-                Some(meant) => format!("did you mean `reserved:{meant}`?"),
-                None => format!("reserved labels are {}", listed(&RESERVED)),
-            };
+        // Others fit nobody, and are written to say so.
+        let misspelt = from == source::RESERVED && !RESERVED.contains(&key);
+        if let Some(meant) = suggest::meant(key, &RESERVED).filter(|_| misspelt) {
+            let help = format!("did you mean `reserved:{meant}`?");
             walk.wrong_so(at, format!("there is no label `reserved:{key}`"), help);
             return None;
         }

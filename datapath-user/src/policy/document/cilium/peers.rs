@@ -11,8 +11,8 @@ use super::super::walk::{Fields, Walk};
 use super::{Direction, Reader};
 use crate::policy::{Entity, Peer};
 
-/// Words for peers.
-const ENTITIES: [&str; 13] = [
+/// Words for peers, as the schema has them: none for one family of the world.
+const ENTITIES: [&str; 11] = [
     "all",
     "cluster",
     "health",
@@ -24,9 +24,9 @@ const ENTITIES: [&str; 13] = [
     "remote-node",
     "unmanaged",
     "world",
-    "world-ipv4",
-    "world-ipv6",
 ];
+/// What stands for one family of the world.
+const WORLD: [(&str, &str); 2] = [("world-ipv4", "0.0.0.0/0"), ("world-ipv6", "::/0")];
 
 impl Reader<'_, '_> {
     /// Reads the peers of a rule; none if it says nothing about them. Lists that are there and
@@ -80,6 +80,12 @@ impl Reader<'_, '_> {
             let read = labelled();
             read.map_or_else(Vec::new, |read| selector::nodes(&read).into())
         } else if list == direction.entities {
+            let world = WORLD.iter().find(|(word, _)| node.text() == Some(word));
+            if let Some((word, prefix)) = world {
+                let help = format!("write `{}: [\"{prefix}\"]`", direction.cidr);
+                walk.wrong_so(node.at, format!("{name} cannot be `{word}`"), help);
+                return Vec::new();
+            }
             one(walk.word(node, &name, &ENTITIES).and_then(entity))
         } else if list == direction.cidr {
             let except = Vec::new();

@@ -101,17 +101,15 @@ fn port(walk: &Walk<'_>, node: &Node) -> Option<PortRule> {
             }
             PortValue::Range(from..=end)
         }
-        (port, Some((at, _))) => {
-            let what = match port {
-                PortValue::Named(_) => "a name",
-                _ => "0, which stands for all",
-            };
+        // A name is one port, whatever the end says: so does Cilium have it.
+        (PortValue::Named(name), Some(_)) => PortValue::Named(name),
+        (PortValue::All, Some((at, _))) => {
             walk.wrong_so(
                 at,
-                format!("`endPort` cannot be beside a `port` that is {what}"),
+                "`endPort` cannot be beside a `port` that is 0, which stands for all",
                 "write the first port of the range as `port`",
             );
-            port
+            PortValue::All
         }
     };
     Some(PortRule::Port { protocol, port })
