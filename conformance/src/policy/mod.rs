@@ -1,7 +1,10 @@
-//! Network policy on the real datapath.
+//! Network policy on the real datapath, and what it is checked against.
 //!
 //! [`case`] reads policy cases: nodes, pods, hosts outside, policies, and who is expected to reach
 //! whom. [`matrix`] builds a case in namespaces, sends real packets, and says what happened.
+//! [`naive`] reads documents a second time, rule by rule; [`generate`] makes random ones.
 
 pub mod case;
+pub mod generate;
 pub mod matrix;
+pub mod naive;
