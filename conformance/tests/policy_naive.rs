@@ -11,11 +11,13 @@ use std::collections::BTreeMap;
 use std::env;
 
 use datapath_conformance::policy::generate::{Scenario, Size, endpoint_labels};
-use datapath_conformance::policy::naive::{Actor, ActorKind, Ruling};
+use datapath_conformance::policy::naive::{Actor, ActorKind, Attempt, Ruling};
 use datapath_kern::abi::endpoint::identity;
 use datapath_kern::abi::flow::verdict;
 use datapath_kern::abi::metric::Direction;
-use datapath_user::policy::{Labels, Place, PolicyEngine, RuleSet, SubjectKey};
+use datapath_user::policy::{
+    ExplainEnd, ExplainQuery, Labels, Place, PolicyEngine, RuleSet, SubjectKey,
+};
 use fastrand::Rng;
 use ipnet::IpNet;
 
@@ -103,11 +105,63 @@ fn check(seed: u64, scenario: &Scenario, tally: &mut Tally) {
             "seed {seed}: {direction:?} of {} with {} ({peer_identity}), {attempt:?}\n{scenario:#?}",
             subject.name, peer.name
         );
+        if random.u8(..10) == 0 {
+            explains(
+                &engine,
+                scenario,
+                direction,
+                (subject, peer),
+                attempt,
+                &wanted,
+            );
+        }
         tally.unjudged += u64::from(!judged);
         tally.allowed += u64::from(judged && found.allowed);
         tally.denied += u64::from(judged && !found.allowed);
         tally.by_rule += u64::from(found.rule.is_some());
     }
+}
+
+/// What is explained is what was decided.
+fn explains(
+    engine: &PolicyEngine,
+    scenario: &Scenario,
+    direction: Direction,
+    (subject, peer): (&Actor, &Actor),
+    attempt: Attempt,
+    wanted: &Ruling,
+) {
+    let end = |actor: &Actor| match (actor.kind, own_identity(scenario, actor)) {
+        (ActorKind::Outside(address), _) => ExplainEnd::Address(address),
+        (_, Some(number)) if attempt.port % 2 == 0 => ExplainEnd::Identity(number),
+        _ => ExplainEnd::Labels(endpoint_labels(actor)),
+    };
+    let (from, to) = match direction {
+        Direction::Egress => (subject, peer),
+        Direction::Ingress => (peer, subject),
+    };
+    let explanation = engine.explain(&ExplainQuery {
+        from: end(from),
+        to: end(to),
+        protocol: attempt.protocol,
+        port: attempt.port,
+    });
+    let judgement = match direction {
+        Direction::Egress => &explanation.egress,
+        Direction::Ingress => &explanation.ingress,
+    };
+    assert_eq!(judgement.allowed, wanted.allowed, "{explanation}");
+    if let Some(wanted) = &wanted.rule {
+        let rule = judgement.rule.as_ref().unwrap();
+        assert_eq!(
+            (rule.document.as_ref(), &rule.path),
+            (Some(&wanted.0), &wanted.1)
+        );
+    }
+    assert_eq!(
+        explanation.allowed,
+        explanation.egress.allowed && explanation.ingress.allowed
+    );
 }
 
 /// An engine that was told of everything in a random order, and of some things twice.

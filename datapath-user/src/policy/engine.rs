@@ -30,13 +30,13 @@ use super::universe::{self, Known, Universe};
 /// may differ; the others stay as they are, the same `Arc`s.
 #[derive(Debug)]
 pub struct PolicyEngine {
-    pub(super) settings: PolicySettings,
+    settings: PolicySettings,
     pub(super) universe: Universe,
-    pub(super) matchers: Matchers,
+    matchers: Matchers,
     classes: Classes,
     numbering: Numbering,
-    pub(super) documents: BTreeMap<DocumentId, Installed>,
-    pub(super) quarantined: BTreeMap<QuarantineKey, Quarantined>,
+    documents: BTreeMap<DocumentId, Installed>,
+    quarantined: BTreeMap<QuarantineKey, Quarantined>,
     pub(super) prefixes: NamedPrefixes,
     /// In how many rules of which subjects a port of a name is asked of the peer.
     named_ports: HashMap<String, BTreeMap<SubjectMatcher, usize>>,
@@ -211,6 +211,7 @@ impl PolicyEngine {
         };
         let quarantined = Quarantined {
             subject: installed::subject(subject, &mut self.matchers, &self.universe),
+            subject_of: subject.clone(),
             rule: InstalledRule::of_setting(InstalledPeers::Any, meaning, said),
             named,
         };
@@ -311,9 +312,14 @@ impl PolicyEngine {
         }
     }
 
-    /// The number of a rule of a document in force.
-    pub(super) fn number(&self, document: &DocumentId, path: &str) -> u32 {
-        self.numbering.of(&name(document, path))
+    /// Documents in force, in the order of precedence of their rules.
+    pub(super) fn in_force(&self) -> impl Iterator<Item = (&DocumentId, &Installed)> {
+        self.documents.iter()
+    }
+
+    /// Refused documents, in the order of precedence of their rules.
+    pub(super) fn refused(&self) -> impl Iterator<Item = (&QuarantineKey, &Quarantined)> {
+        self.quarantined.iter()
     }
 
     fn identity_changed(&mut self, number: u32, old: Option<&Known>) -> Changed {

@@ -251,6 +251,11 @@ impl InstalledRule {
         }
     }
 
+    /// Number of the rule.
+    pub(super) fn id(&self) -> u32 {
+        self.of_port.rule_id
+    }
+
     /// Whether it names ports.
     pub(super) fn is_named(&self) -> bool {
         !self.named.is_empty()

@@ -84,7 +84,12 @@ impl Matcher {
         }
     }
 
-    fn fits(&self, known: &Known) -> bool {
+    /// Whether it fits what is known of an identity.
+    pub(super) fn fits(&self, known: &Known) -> bool {
+        known.told && self.fits_told(known)
+    }
+
+    fn fits_told(&self, known: &Known) -> bool {
         match self {
             Self::Labelled(selector) => selector.matches(&known.labels),
             Self::Cidr { cidr, except } => known

@@ -10,6 +10,7 @@ mod class;
 mod compile;
 pub mod document;
 mod engine;
+mod explain;
 mod identity;
 mod installed;
 mod labels;
@@ -25,6 +26,7 @@ mod universe;
 pub use class::{Class, ClassEntry};
 pub use document::{Reading, Refusal};
 pub use engine::{PolicyEngine, PolicyStats};
+pub use explain::{ExplainEnd, ExplainQuery, Explanation, Judgement, NearRule, Otherwise, Reason};
 pub use identity::{ClusterIdentities, IdentityAllocator, LocalIdentities};
 pub use labels::{Label, Labels, source};
 pub use model::{

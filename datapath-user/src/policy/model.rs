@@ -233,6 +233,28 @@ pub struct NamedPort {
     pub protocol: PortProtocol,
 }
 
+impl Entity {
+    /// The word, as documents have it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::World => "world",
+            Self::WorldIpv4 => "world-ipv4",
+            Self::WorldIpv6 => "world-ipv6",
+            Self::Cluster => "cluster",
+            Self::Host => "host",
+            Self::RemoteNode => "remote-node",
+            Self::KubeApiserver => "kube-apiserver",
+            Self::Ingress => "ingress",
+            Self::Init => "init",
+            Self::Health => "health",
+            Self::Unmanaged => "unmanaged",
+            Self::None => "none",
+        }
+    }
+}
+
 impl PortProtocol {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::installed::InstalledRule;
 use super::matcher::SubjectMatcher;
-use super::model::{DocumentId, RuleVerdict};
+use super::model::{DocumentId, RuleVerdict, Subject};
 use super::numbering::Named;
 use super::rules::RuleRef;
 
@@ -32,6 +32,8 @@ pub struct Place {
 pub(super) struct Quarantined {
     /// For whom it would have been.
     pub(super) subject: SubjectMatcher,
+    /// The same, as it was told.
+    pub(super) subject_of: Subject,
     /// What keeps them closed.
     pub(super) rule: InstalledRule,
     /// The name of that rule.

@@ -46,6 +46,8 @@ pub(super) struct Universe {
 /// One identity.
 #[derive(Debug, Default)]
 pub(super) struct Known {
+    /// Whether anybody told of it: only then can a rule that does not mean everyone mean it.
+    pub(super) told: bool,
     /// Its labels.
     pub(super) labels: Labels,
     /// Its prefix, if it is one's or the world's.
@@ -114,24 +116,18 @@ impl Universe {
     /// Learns an identity's labels, or changes them. Returns what it was.
     pub(super) fn set(&mut self, number: u32, labels: Labels) -> Option<Known> {
         let old = self.remove(number);
-        let ports = named_ports(&labels);
-        for label in labels.iter() {
+        let mut known = Known::new(labels);
+        known.variant = self.variant(&known.ports);
+        for label in known.labels.iter() {
             let holders = self.by_label.entry((label.key, label.value));
             holders.or_default().insert(number);
         }
-        let prefix = prefix(&labels);
-        if let Some(prefix) = prefix {
+        if let Some(prefix) = known.prefix {
             self.by_prefix.insert((prefix, number));
         }
-        for name in ports.keys() {
+        for name in known.ports.keys() {
             self.by_port.entry(name.clone()).or_default().insert(number);
         }
-        let known = Known {
-            variant: self.variant(&ports),
-            labels,
-            prefix,
-            ports,
-        };
         self.known.insert(number, known);
         old
     }
@@ -165,6 +161,17 @@ impl Universe {
 }
 
 impl Known {
+    /// What labels tell of; the number of its named ports is the universe's to give.
+    pub(super) fn new(labels: Labels) -> Self {
+        Self {
+            prefix: prefix(&labels),
+            ports: named_ports(&labels),
+            variant: 0,
+            told: true,
+            labels,
+        }
+    }
+
     /// Whether a word for peers fits it.
     pub(super) fn is(&self, entity: Entity) -> bool {
         is(&self.labels, entity)
