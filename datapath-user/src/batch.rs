@@ -1,5 +1,5 @@
-//! Hash maps read many entries at a time, and entries seen as they are taken out: commands of bpf(2)
-//! that aya does not have.
+//! Hash maps read many entries at a time, maps written and emptied many at a time, and entries seen
+//! as they are taken out: commands of bpf(2) that aya does not have.
 
 #![expect(
     unsafe_code,
@@ -26,6 +26,13 @@ const MAX_CHUNK: u32 = 1 << 20;
 
 /// `ENOTSUPP` (include/linux/errno.h), which is not for user space and reaches it all the same.
 const NOT_SUPPORTED: i32 = 524;
+
+/// Entries written or removed at once.
+const WRITE_CHUNK: usize = 4096;
+
+/// What can be written to a map from memory as it is.
+pub(crate) trait Raw: IntoBytes + Immutable {}
+impl<T: IntoBytes + Immutable> Raw for T {}
 
 /// What is in a map: read into and written from memory as it is.
 pub(crate) trait Plain: Pod + FromBytes + IntoBytes + Immutable {}
@@ -191,13 +198,7 @@ pub(crate) fn take<K: Plain, V: Plain>(
 ) -> Result<Taken<V>, MapError> {
     let map: &HashMap<MapData, K, V> = map;
     let mut value = V::new_zeroed();
-    let attributes = Element {
-        map_fd: map.map().fd().as_fd().as_raw_fd(),
-        reserved: 0,
-        key: address(key),
-        value: address_mut(&mut value),
-        flags: 0,
-    };
+    let attributes = element(map.map(), address(key), address_mut(&mut value));
     // SAFETY: `key` and `value` are as large as the map has them, see `Cursor::read_batch`; any
     // bytes are a `V`. Both live as long as the call.
     let (result, _) = unsafe { bpf(bpf_cmd::BPF_MAP_LOOKUP_AND_DELETE_ELEM, attributes) };
@@ -206,6 +207,133 @@ pub(crate) fn take<K: Plain, V: Plain>(
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(Taken::Missing),
         Err(error) if lacks_command(&error) => Ok(Taken::Unsupported),
         Err(error) => Err(failed("bpf_map_lookup_and_delete_elem", error)),
+    }
+}
+
+/// Writes entries, those that are there anew, in the order given. The map's keys and values are as
+/// large as these.
+///
+/// # Errors
+///
+/// How many were written before the one that failed, and why that failed.
+pub(crate) fn write<K: Raw, V: Raw>(
+    map: &MapData,
+    keys: &[K],
+    values: &[V],
+) -> Result<(), (usize, MapError)> {
+    check(map, size_of::<K>(), Some(size_of::<V>())).map_err(|error| (0, error))?;
+    let mut written = 0;
+    for (keys, values) in keys.chunks(WRITE_CHUNK).zip(values.chunks(WRITE_CHUNK)) {
+        let count = keys.len().min(values.len());
+        let attributes = several(map, keys.as_ptr() as u64, values.as_ptr() as u64, count);
+        // SAFETY: there are `count` keys and values, each as large as the map has them, which was
+        // checked; they live as long as the call, which does not write to them.
+        let (result, after) = unsafe { bpf(bpf_cmd::BPF_MAP_UPDATE_BATCH, attributes) };
+        match result {
+            Ok(()) => written += count,
+            Err(error) if lacks_command(&error) => {
+                for (key, value) in keys.iter().zip(values) {
+                    write_one(map, key, value)
+                        .map_err(|error| (written, failed("bpf_map_update_elem", error)))?;
+                    written += 1;
+                }
+            }
+            Err(error) => {
+                // The kernel tells how far it came, but not before it began.
+                let done = (after.count as usize).min(count.saturating_sub(1));
+                return Err((written + done, failed("bpf_map_update_batch", error)));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Removes entries; those that are not there are fine.
+///
+/// # Errors
+///
+/// [`MapError::SyscallError`].
+pub(crate) fn remove<K: Raw>(map: &MapData, keys: &[K]) -> Result<(), MapError> {
+    check(map, size_of::<K>(), None)?;
+    let mut rest = keys;
+    while !rest.is_empty() {
+        let chunk = rest.get(..WRITE_CHUNK).unwrap_or(rest);
+        let attributes = several(map, chunk.as_ptr() as u64, 0, chunk.len());
+        // SAFETY: as for `write`.
+        let (result, after) = unsafe { bpf(bpf_cmd::BPF_MAP_DELETE_BATCH, attributes) };
+        let done = match result {
+            Ok(()) => chunk.len(),
+            // As many were removed before one that was not there.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => after.count as usize + 1,
+            Err(error) if lacks_command(&error) => {
+                for key in chunk {
+                    remove_one(map, key).map_err(|error| failed("bpf_map_delete_elem", error))?;
+                }
+                chunk.len()
+            }
+            Err(error) => return Err(failed("bpf_map_delete_batch", error)),
+        };
+        rest = rest.get(done..).unwrap_or_default();
+    }
+    Ok(())
+}
+
+/// Whether keys and values are as large as the map's.
+fn check(map: &MapData, key: usize, value: Option<usize>) -> Result<(), MapError> {
+    let info = map.info()?;
+    let (expected_key, expected_value) = (info.key_size() as usize, info.value_size() as usize);
+    if expected_key != key {
+        return Err(MapError::InvalidKeySize {
+            size: key,
+            expected: expected_key,
+        });
+    }
+    match value.filter(|&value| value != expected_value) {
+        Some(size) => Err(MapError::InvalidValueSize {
+            size,
+            expected: expected_value,
+        }),
+        None => Ok(()),
+    }
+}
+
+fn several(map: &MapData, keys: u64, values: u64, count: usize) -> Several {
+    Several {
+        in_batch: 0,
+        out_batch: 0,
+        keys,
+        values,
+        count: u32::try_from(count).unwrap_or(u32::MAX),
+        map_fd: map.fd().as_fd().as_raw_fd(),
+        elem_flags: 0,
+        flags: 0,
+    }
+}
+
+fn write_one<K: Raw, V: Raw>(map: &MapData, key: &K, value: &V) -> io::Result<()> {
+    let attributes = element(map, address(key), address(value));
+    // SAFETY: both are as large as the map has them, which `write` checked, and live as long as the
+    // call.
+    unsafe { bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, attributes) }.0
+}
+
+fn remove_one<K: Raw>(map: &MapData, key: &K) -> io::Result<()> {
+    let attributes = element(map, address(key), 0);
+    // SAFETY: the key is as large as the map has it, which `remove` checked.
+    let (result, _) = unsafe { bpf(bpf_cmd::BPF_MAP_DELETE_ELEM, attributes) };
+    match result {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        other => other,
+    }
+}
+
+fn element(map: &MapData, key: u64, value: u64) -> Element {
+    Element {
+        map_fd: map.fd().as_fd().as_raw_fd(),
+        reserved: 0,
+        key,
+        value,
+        flags: 0,
     }
 }
 
@@ -335,6 +463,37 @@ mod tests {
         assert_eq!(take(&mut table, &7).unwrap(), Taken::Entry(70));
         assert_eq!(take(&mut table, &7).unwrap(), Taken::Missing);
         assert!(table.get(&7, 0).is_err());
+    }
+
+    #[test]
+    fn many_are_written_and_removed_at_once() {
+        let table = Table::create(10_000, 0).unwrap();
+        let keys: Vec<u32> = (0..9000).collect();
+        let values: Vec<u64> = keys.iter().map(|&key| u64::from(key) * 3).collect();
+        write(table.map(), &keys, &values).unwrap();
+        let mut entries = read_all(&mut Cursor::new(), &table);
+        entries.sort_unstable();
+        assert!(entries.iter().copied().eq(keys.iter().copied().zip(values)));
+        // Some are not there, at the beginning, in between and at the end.
+        let some: Vec<u32> = (8000..20_000).chain(0..10).chain([3, 10]).collect();
+        remove(table.map(), &some).unwrap();
+        let left = read_all(&mut Cursor::new(), &table);
+        assert_eq!(left.len(), 8000 - 11);
+        assert!(
+            write(table.map(), &[1_u8], &[1_u64]).is_err(),
+            "another size"
+        );
+        assert!(remove(table.map(), &[1_u64]).is_err(), "another size");
+    }
+
+    #[test]
+    fn a_full_map_tells_how_far_it_came() {
+        let table = Table::create(100, 0).unwrap();
+        let keys: Vec<u32> = (0..200).collect();
+        let values = vec![1_u64; 200];
+        let (written, _) = write(table.map(), &keys, &values).unwrap_err();
+        let entries = read_all(&mut Cursor::new(), &table);
+        assert_eq!(entries.len(), written);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What a datapath is opened with.
 
+mod policy;
+
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -15,6 +17,8 @@ use crate::error::Error;
 use crate::masquerade::UplinkSpec;
 use crate::masquerade::file::is_mapped;
 use crate::sizes::{MAX_ENTRIES, MIN_ENTRIES};
+
+pub use self::policy::{IdentitySource, PodStart, PolicyConfig, Revoke};
 
 /// Settings of one node's datapath.
 ///
@@ -127,6 +131,9 @@ pub struct Config {
     /// How long flows live between two packets.
     #[serde(default)]
     pub timeouts: Timeouts,
+    /// How policy is enforced.
+    #[serde(default)]
+    pub policy: PolicyConfig,
     /// Events told in a second at most, of each drop reason on each CPU; the others are counted.
     /// Zero: none.
     #[serde(default = "events_per_s")]
@@ -426,6 +433,7 @@ impl Config {
             nat_ports: PortRange::default(),
             nat_excluded_ports: Vec::new(),
             timeouts: Timeouts::default(),
+            policy: PolicyConfig::default(),
             events_per_s: events_per_s(),
             event_ring_bytes: event_ring_bytes(),
             object: None,
@@ -517,6 +525,7 @@ impl Config {
             return wrong("event_ring_bytes", ring.to_string(), rule);
         }
         self.endpoint_share.check()?;
+        self.policy.validate()?;
         self.validate_nat_ports()?;
         let times = self.timeouts;
         for (field, seconds) in [

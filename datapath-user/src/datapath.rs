@@ -1,5 +1,7 @@
 //! One node's datapath.
 
+mod policy;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -138,7 +140,7 @@ impl Datapath {
     ///
     /// [`Error::NotFound`], or all that could not be undone.
     pub fn remove_endpoint(&self, id: &str) -> Result<(), Error> {
-        self.with(|node| node.remove_endpoint(id))
+        self.with(|node| node.remove_endpoint(&self.config, id))
     }
 
     /// The endpoints, by id.
@@ -289,6 +291,7 @@ impl Datapath {
             if let Some(pass) = slice.pass {
                 self.with(|node| {
                     node.sweeper.add(&sweeper);
+                    node.reap_policy()?;
                     node.resize_on(&self.config)
                 })?;
                 return Ok(pass.report);
@@ -326,6 +329,7 @@ impl Datapath {
             node.sweeper = sweeper;
             let slice = slice?;
             if slice.pass.is_some() {
+                node.reap_policy()?;
                 node.resize_on(&self.config)?;
             }
             Ok(slice)
@@ -418,6 +422,7 @@ impl Datapath {
                 flows,
                 pending,
                 sweeping: node.sweeper.view(),
+                policy: node.policy.status(),
                 endpoints: node.endpoints.len(),
                 peers: node.peers.len(),
                 refreshes: node.watch.refreshes,

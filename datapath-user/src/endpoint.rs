@@ -1,5 +1,6 @@
 //! Local endpoints: the pods of this node.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
@@ -16,6 +17,8 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::naming;
 use crate::pair::Pair;
+use crate::pod::{Pod, check_identity};
+use crate::policy::{Labels, NamedPort};
 use crate::settle;
 
 /// The calling thread's namespace.
@@ -35,17 +38,51 @@ pub struct EndpointSpec {
     /// Its addresses: one per family at most, inside the node's pod prefixes.
     #[serde(default)]
     pub addresses: Vec<IpAddr>,
-    /// Its security identity: 3 (unmanaged), or 256 to 16777215.
-    #[serde(default = "unmanaged")]
-    pub identity: u32,
+    /// Its security identity: 3 (unmanaged), or 256 to 16777215. Without, a number is found for
+    /// its labels; a pod without labels is unmanaged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<u32>,
+    /// The namespace of the pod, in the sense of Kubernetes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// The pod's name there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The pod's labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Labels of its namespace.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub namespace_labels: BTreeMap<String, String>,
+    /// Its service account.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_account: Option<String>,
+    /// Ports of its containers that have names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<NamedPort>,
+}
+
+impl Default for EndpointSpec {
+    /// An endpoint without a name, a place and an address, which still are to be given.
+    fn default() -> Self {
+        Self {
+            id: String::new(),
+            netns: PathBuf::new(),
+            interface: eth0(),
+            addresses: Vec::new(),
+            identity: None,
+            namespace: None,
+            name: None,
+            labels: BTreeMap::new(),
+            namespace_labels: BTreeMap::new(),
+            service_account: None,
+            ports: Vec::new(),
+        }
+    }
 }
 
 fn eth0() -> String {
     "eth0".into()
-}
-
-const fn unmanaged() -> u32 {
-    identity::UNMANAGED
 }
 
 impl EndpointSpec {
@@ -57,7 +94,7 @@ impl EndpointSpec {
     pub fn validate(&self, config: &Config) -> Result<(), Error> {
         naming::check_id("endpoint id", &self.id)?;
         naming::check_interface(&self.interface)?;
-        check_identity(self.identity)?;
+        self.validate_labels()?;
         let wrong = |value: String, rule| {
             Err(Error::Invalid {
                 what: "address",
@@ -101,6 +138,33 @@ impl EndpointSpec {
     }
 }
 
+impl EndpointSpec {
+    /// Checks the identity, and that labels can be made of the rest.
+    pub(crate) fn validate_labels(&self) -> Result<(), Error> {
+        if let Some(number) = self.identity {
+            check_identity(number)?;
+        }
+        self.pod().check()
+    }
+
+    /// The labels that policies select it by.
+    #[must_use]
+    pub fn identity_labels(&self) -> Labels {
+        self.pod().labels()
+    }
+
+    pub(crate) fn pod(&self) -> Pod<'_> {
+        Pod {
+            namespace: self.namespace.as_deref(),
+            name: self.name.as_deref(),
+            labels: &self.labels,
+            namespace_labels: &self.namespace_labels,
+            service_account: self.service_account.as_deref(),
+            ports: &self.ports,
+        }
+    }
+}
+
 impl EndpointView {
     /// What it would be asked for with.
     #[must_use]
@@ -110,27 +174,27 @@ impl EndpointView {
             netns: self.netns.clone(),
             interface: self.interface.clone(),
             addresses: self.addresses.clone(),
-            identity: self.identity,
+            identity: self.given_identity(),
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+            labels: self.labels.clone(),
+            namespace_labels: self.namespace_labels.clone(),
+            service_account: self.service_account.clone(),
+            ports: self.ports.clone(),
         }
     }
-}
 
-/// Checks that an identity may be a pod's.
-///
-/// # Errors
-///
-/// [`Error::Invalid`].
-pub(crate) fn check_identity(number: u32) -> Result<(), Error> {
-    let allocated = (identity::FIRST_ALLOCATED..=identity::MAX).contains(&number);
-    if allocated || number == identity::UNMANAGED {
-        return Ok(());
+    /// The labels that policies select it by.
+    #[must_use]
+    pub fn identity_labels(&self) -> Labels {
+        self.spec().identity_labels()
     }
-    let rule = "must be 3 (unmanaged) or from 256 to 16777215";
-    Err(Error::Invalid {
-        what: "identity",
-        value: number.to_string(),
-        rule,
-    })
+
+    /// The identity, where it is one that had to be said.
+    fn given_identity(&self) -> Option<u32> {
+        let said = !self.identity_allocated && self.identity != identity::UNMANAGED;
+        said.then_some(self.identity)
+    }
 }
 
 /// An endpoint as it is.
@@ -154,6 +218,59 @@ pub struct EndpointView {
     pub addresses: Vec<IpAddr>,
     /// Its security identity.
     pub identity: u32,
+    /// Whether that number was found for its labels, and not given.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub identity_allocated: bool,
+    /// The namespace of the pod, in the sense of Kubernetes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// The pod's name there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The pod's labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Labels of its namespace.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub namespace_labels: BTreeMap<String, String>,
+    /// Its service account.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_account: Option<String>,
+    /// Ports of its containers that have names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<NamedPort>,
+    /// How policy judges it.
+    #[serde(default, skip_serializing_if = "EndpointPolicy::is_default")]
+    pub policy: EndpointPolicy,
+}
+
+/// How policy judges an endpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointPolicy {
+    /// What begins to it needs a rule that allows it.
+    pub ingress: bool,
+    /// What it begins needs a rule that allows it.
+    pub egress: bool,
+    /// What would be denied is let through, and told: it was asked for, of this endpoint.
+    pub audit: bool,
+    /// How long it was on the network before its rules were in force, microseconds: with
+    /// [`PodStart::Standard`](crate::PodStart::Standard). None: it was judged from its first packet
+    /// on.
+    pub window_us: Option<u64>,
+}
+
+impl EndpointPolicy {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+#[allow(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "as serde calls what decides about skipping a field"
+)]
+const fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 /// An endpoint's pair of interfaces.

@@ -1,6 +1,7 @@
 //! What can go wrong: the operation, the object, and what to do.
 
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use datapath_tunnel::mtu::MtuError;
@@ -378,6 +379,39 @@ pub enum Error {
         #[source]
         source: Box<redb::Error>,
     },
+    /// The compiled policy does not fit into its maps.
+    #[error(
+        "map {map} has no room for policy: {needed} more entries are needed, and of {max} {used} are \
+         in use: have fewer documents, or fewer ports and peers in them; nothing was changed"
+    )]
+    PolicyFull {
+        /// The map.
+        map: &'static str,
+        /// Entries that were to be added.
+        needed: usize,
+        /// Entries that are there.
+        used: usize,
+        /// Room for.
+        max: u32,
+    },
+    /// A pod of another node has labels, and no number that the nodes agree on.
+    #[error(
+        "pod {address} of peer {peer} has labels and no identity, and this node counts its \
+         identities by itself: give it one with `identity = N`, or set `policy.identities = \
+         \"cluster\"` on all nodes"
+    )]
+    NoIdentity {
+        /// The peer.
+        peer: String,
+        /// The pod's address.
+        address: IpAddr,
+    },
+    /// There are rules of an earlier process, and nobody has said which documents there are.
+    #[error(
+        "the policy in force is an earlier process's, and its documents are not known: set all of \
+         them first (`Datapath::set_policies`)"
+    )]
+    PoliciesUnknown,
     /// The ring buffer of events has one reader.
     #[error(
         "events are being read already, and two readers would take them from each other: drop the \

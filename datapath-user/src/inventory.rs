@@ -12,6 +12,7 @@ use datapath_kern::abi::state::{State, flags, phase};
 use crate::bpffs::{Pins, names};
 use crate::clsact;
 use crate::config::Config;
+use crate::details::DETAILS;
 use crate::error::Error;
 use crate::flows::Which;
 use crate::journal::{self, Journal, RECORDS, STATE};
@@ -103,7 +104,7 @@ fn check_maps(directory: &Path, config: &Config, object: &[u8]) -> Result<(), Er
     let found = names(directory)?;
     let wanted: BTreeSet<String> = PINNED
         .into_iter()
-        .chain([STATE, RECORDS])
+        .chain([STATE, RECORDS, DETAILS])
         .map(ToOwned::to_owned)
         .collect();
     let former = [Which::FormerFlows, Which::FormerPending].map(Which::map);

@@ -1,5 +1,7 @@
-//! What outlives the process beside the maps of the datapath: the pinned `state` and `records`.
+//! What outlives the process beside the maps of the datapath: the pinned `state`, `records` and
+//! `details`.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -14,6 +16,7 @@ use datapath_kern::abi::flow::End;
 use datapath_kern::abi::state::{Record, State, phase};
 use datapath_kern::abi::tunnel::MAX_PEERS;
 
+use crate::details::Details;
 use crate::error::Error;
 use crate::maps::{gone, pinned};
 
@@ -35,12 +38,16 @@ const OWN_NETNS: &str = "/proc/thread-self/ns/net";
 pub(crate) struct Journal {
     map: Array<MapData, State>,
     records: HashMap<MapData, u32, Record>,
+    /// What ends were asked for with.
+    pub(crate) details: Details,
+    /// That of an earlier process, by [`End::raw`].
+    pub(crate) recovered: BTreeMap<u16, Vec<u8>>,
     /// As the map has it.
     state: State,
 }
 
 impl Journal {
-    /// Makes and pins both, the state first: what is in the directory with it is ours.
+    /// Makes and pins them, the state first: what is in the directory with it is ours.
     ///
     /// # Errors
     ///
@@ -62,6 +69,7 @@ impl Journal {
         let records = HashMap::<MapData, u32, Record>::create(MAX_RECORDS, NO_PREALLOC)
             .map_err(Error::map("create", RECORDS))?;
         pin(directory, RECORDS, |path| records.pin(path))?;
+        Details::create(directory)?;
         Self::open(directory)
     }
 
@@ -72,9 +80,12 @@ impl Journal {
     /// [`Error::Map`] where they are not what they should be.
     pub(crate) fn open(directory: &Path) -> Result<Self, Error> {
         let map = pinned(directory, STATE)?;
+        let (details, recovered) = Details::open(directory)?;
         Ok(Self {
             state: read(&map)?,
             records: pinned(directory, RECORDS)?,
+            details,
+            recovered,
             map,
         })
     }
@@ -133,12 +144,13 @@ impl Journal {
         }
     }
 
-    /// Removes a record; one that is not there is fine.
+    /// Removes a record, and the details with it; one that is not there is fine.
     ///
     /// # Errors
     ///
     /// [`Error::Map`].
     pub(crate) fn remove(&mut self, end: End) -> Result<(), Error> {
+        self.details.remove(end)?;
         gone(self.records.remove(&u32::from(end.raw()))).map_err(Error::map("remove from", RECORDS))
     }
 

@@ -16,9 +16,11 @@
 //! datapath.add_endpoint(&EndpointSpec {
 //!     id: "web-0".into(),
 //!     netns: "/run/netns/web-0".into(),
-//!     interface: "eth0".into(),
 //!     addresses: vec!["10.244.1.5".parse()?],
-//!     identity: 1001,
+//!     namespace: Some("shop".into()),
+//!     name: Some("web-0".into()),
+//!     labels: [("app".into(), "web".into())].into(),
+//!     ..EndpointSpec::default()
 //! })?;
 //! for metric in datapath.metrics()? {
 //!     println!("{} {}: {}", metric.direction, metric.outcome, metric.packets);
@@ -46,6 +48,7 @@ mod changes;
 mod clsact;
 mod config;
 mod datapath;
+mod details;
 pub mod doctor;
 mod endpoint;
 mod error;
@@ -65,6 +68,7 @@ mod object;
 pub mod objects;
 mod pair;
 mod peer;
+mod pod;
 pub mod policy;
 mod probe;
 mod programs;
@@ -80,11 +84,11 @@ mod uplink;
 pub use adoption::Adoption;
 pub use changes::{Change, Changes};
 pub use config::{
-    Attach, Config, EarlyFragments, EndpointShare, IdentityFrom, PodDevice, PortRange, Ports,
-    Timeouts, Tunnel,
+    Attach, Config, EarlyFragments, EndpointShare, IdentityFrom, IdentitySource, PodDevice,
+    PodStart, PolicyConfig, PortRange, Ports, Revoke, Timeouts, Tunnel,
 };
 pub use datapath::Datapath;
-pub use endpoint::{EndpointSpec, EndpointView};
+pub use endpoint::{EndpointPolicy, EndpointSpec, EndpointView};
 pub use error::Error;
 pub use events::{
     EndKind, EventEnd, EventKind, EventRule, EventVerdict, EventView, Events, IcmpView,
@@ -104,6 +108,6 @@ pub use object::{OBJECT, PROGRAMS};
 pub use peer::{PeerSpec, PeerView, RemotePod};
 pub use probe::Kernel;
 pub use remains::{Removed, cleanup};
-pub use status::{MapUsage, Status, TableUse};
+pub use status::{MapUsage, PolicyStatus, Status, TableUse};
 pub use tallies::{TableTally, Tallies};
 pub use uplink::{UplinkState, UplinkView};

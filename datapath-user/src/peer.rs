@@ -1,5 +1,6 @@
 //! Peers: the other nodes and their pods.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use datapath_kern::abi::addr::Addr;
@@ -8,9 +9,10 @@ use datapath_kern::abi::ipcache::{IpEntry, flags, kind};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::endpoint::check_identity;
 use crate::error::Error;
 use crate::naming;
+use crate::pod::{Pod, check_identity, check_labels};
+use crate::policy::{Labels, NamedPort, source};
 
 /// A peer to be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,16 +36,78 @@ pub struct PeerSpec {
     /// The uplink that it is behind; default: the first one.
     #[serde(default)]
     pub uplink: Option<String>,
+    /// The node's labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
 }
 
-/// A pod of a peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A pod of a peer: one of its addresses.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RemotePod {
     /// Its address.
     pub address: IpAddr,
-    /// Its security identity.
-    pub identity: u32,
+    /// Its security identity: 3 (unmanaged), or 256 to 16777215. Without, a number is found for its
+    /// labels, where numbers are the same on all nodes; a pod without labels is unmanaged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<u32>,
+    /// The namespace of the pod, in the sense of Kubernetes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// The pod's name there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The pod's labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Labels of its namespace.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub namespace_labels: BTreeMap<String, String>,
+    /// Its service account.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_account: Option<String>,
+    /// Ports of its containers that have names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<NamedPort>,
+}
+
+impl RemotePod {
+    /// A pod known by its identity only; none: by its labels, which are to be added.
+    #[must_use]
+    pub const fn new(address: IpAddr, identity: Option<u32>) -> Self {
+        Self {
+            address,
+            identity,
+            namespace: None,
+            name: None,
+            labels: BTreeMap::new(),
+            namespace_labels: BTreeMap::new(),
+            service_account: None,
+            ports: Vec::new(),
+        }
+    }
+
+    /// The labels that policies select it by.
+    #[must_use]
+    pub fn identity_labels(&self) -> Labels {
+        self.pod().labels()
+    }
+
+    /// The number that stands for it in the ipcache.
+    pub(crate) fn number(&self) -> u32 {
+        self.identity.unwrap_or(identity::UNMANAGED)
+    }
+
+    pub(crate) fn pod(&self) -> Pod<'_> {
+        Pod {
+            namespace: self.namespace.as_deref(),
+            name: self.name.as_deref(),
+            labels: &self.labels,
+            namespace_labels: &self.namespace_labels,
+            service_account: self.service_account.as_deref(),
+            ports: &self.ports,
+        }
+    }
 }
 
 /// A peer as it is.
@@ -89,7 +153,10 @@ impl PeerSpec {
             }
         }
         for pod in &self.pods {
-            check_identity(pod.identity)?;
+            if let Some(number) = pod.identity {
+                check_identity(number)?;
+            }
+            pod.pod().check()?;
             if !self
                 .pod_cidrs
                 .iter()
@@ -104,6 +171,7 @@ impl PeerSpec {
                 });
             }
         }
+        check_labels(&self.labels)?;
         for cidr in &self.pod_cidrs {
             if cidr.network() != cidr.addr() {
                 let rule = "must have no bits behind the prefix";
@@ -128,8 +196,7 @@ impl PeerSpec {
         spec.node_addresses.dedup();
         spec.pod_cidrs.sort_unstable();
         spec.pod_cidrs.dedup();
-        spec.pods
-            .sort_unstable_by_key(|pod| (pod.address, pod.identity));
+        spec.pods.sort_unstable();
         spec.pods.dedup();
         spec
     }
@@ -165,7 +232,7 @@ impl PeerSpec {
         let pods = self.pods.iter().map(|pod| {
             let prefix = IpNet::from(pod.address);
             let flags = flags::POD | range(&prefix);
-            (prefix, entry(pod.identity, kind::PEER_POD, flags))
+            (prefix, entry(pod.number(), kind::PEER_POD, flags))
         });
         let node = std::iter::once(&self.address)
             .chain(&self.node_addresses)
@@ -182,6 +249,14 @@ impl PeerSpec {
         ranges.chain(pods).chain(node).collect()
     }
 
+    /// The labels that policies select the node by.
+    pub(crate) fn node_labels(&self) -> Labels {
+        let labels = self.labels.iter();
+        labels.fold(Labels::reserved("remote-node"), |all, (key, value)| {
+            all.with(source::K8S, key, value)
+        })
+    }
+
     /// The specification that led to these entries of the ipcache, all of one peer.
     pub(crate) fn recover<'a>(
         name: String,
@@ -196,6 +271,7 @@ impl PeerSpec {
             pod_cidrs: Vec::new(),
             pods: Vec::new(),
             uplink,
+            labels: BTreeMap::new(),
         };
         for (prefix, entry) in entries {
             if entry.flags & flags::RANGE != 0 {
@@ -203,8 +279,8 @@ impl PeerSpec {
             }
             let address = prefix.addr();
             if entry.flags & flags::POD != 0 {
-                let identity = entry.identity;
-                spec.pods.push(RemotePod { address, identity });
+                let identity = Some(entry.identity);
+                spec.pods.push(RemotePod::new(address, identity));
             } else if entry.identity == identity::REMOTE_NODE && address != spec.address {
                 spec.node_addresses.push(address);
             }
@@ -224,11 +300,9 @@ mod tests {
             address: "192.0.2.12".parse().unwrap(),
             node_addresses: vec!["10.244.2.1".parse().unwrap(), "192.0.2.22".parse().unwrap()],
             pod_cidrs: vec!["10.244.2.0/24".parse().unwrap()],
-            pods: vec![RemotePod {
-                address: "10.244.2.5".parse().unwrap(),
-                identity: 2001,
-            }],
+            pods: vec![RemotePod::new("10.244.2.5".parse().unwrap(), Some(2001))],
             uplink: None,
+            labels: BTreeMap::new(),
         };
         spec.validate().unwrap();
         let found = |prefix: &str| {
@@ -274,14 +348,12 @@ mod tests {
                 "10.9.9.8/32".parse().unwrap(),
             ],
             pods: [("10.244.2.5", 2001), ("10.9.9.9", 3), ("fd00:2::5", 2001)]
-                .map(|(address, identity)| RemotePod {
-                    address: address.parse().unwrap(),
-                    identity,
-                })
+                .map(|(address, identity)| RemotePod::new(address.parse().unwrap(), Some(identity)))
                 .to_vec(),
             uplink: Some("up1".into()),
+            labels: BTreeMap::new(),
         };
-        let entries: std::collections::BTreeMap<_, _> = spec.prefixes(7).into_iter().collect();
+        let entries: BTreeMap<_, _> = spec.prefixes(7).into_iter().collect();
         let found = PeerSpec::recover(
             spec.name.clone(),
             spec.address,
@@ -303,11 +375,9 @@ mod tests {
             address: "192.0.2.12".parse().unwrap(),
             node_addresses: Vec::new(),
             pod_cidrs: vec!["10.244.2.0/24".parse().unwrap()],
-            pods: vec![RemotePod {
-                address: pod.parse().unwrap(),
-                identity,
-            }],
+            pods: vec![RemotePod::new(pod.parse().unwrap(), Some(identity))],
             uplink: None,
+            labels: BTreeMap::new(),
         };
         assert!(spec("10.244.2.5", 2001).validate().is_ok());
         for (pod, identity) in [

@@ -56,6 +56,9 @@ pub struct Status {
     /// How flows whose time is up were removed.
     #[serde(default)]
     pub sweeping: SweepView,
+    /// Policy.
+    #[serde(default)]
+    pub policy: PolicyStatus,
     /// What has happened to flows and their entries, by reason.
     #[serde(default)]
     pub tallies: Tallies,
@@ -122,4 +125,30 @@ pub struct TableUse {
     /// Of those used, entries that are still in a table of another size: they move a few at a time.
     #[serde(default)]
     pub moving: u32,
+}
+
+/// Policy at a glance.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyStatus {
+    /// Whether the documents are known. They are not after a restart, until they were set: until
+    /// then what an earlier process enforced is.
+    pub known: bool,
+    /// Documents in force.
+    pub documents: usize,
+    /// Documents that were refused.
+    pub refused: usize,
+    /// Rule sets in the kernel; endpoints of equal rules share one.
+    pub rule_sets: usize,
+    /// Classes in the kernel: different lists of ports.
+    pub classes: usize,
+    /// Entries in the kernel that lead from peers to classes, also those that are about to go.
+    pub peer_entries: u64,
+    /// Entries of classes, likewise.
+    pub port_entries: u64,
+    /// Changes of documents so far.
+    pub updates: u64,
+    /// How long the last one took until all endpoints were judged by it, microseconds.
+    pub last_update_us: u64,
+    /// The longest one.
+    pub max_update_us: u64,
 }

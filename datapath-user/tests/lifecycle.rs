@@ -206,7 +206,7 @@ fn add_endpoint_refuses_what_cannot_be() {
         assert!(refused(&|spec| spec.netns = "/proc/self/status".into()).contains("status"));
         assert!(refused(&|spec| spec.interface = "a/b".to_owned()).contains("a/b"));
         assert!(refused(&|spec| spec.interface = "lo".to_owned()).contains("lo"));
-        assert!(refused(&|spec| spec.identity = 1).contains("identity"));
+        assert!(refused(&|spec| spec.identity = Some(1)).contains("identity"));
         // The node itself would get the pod's default route.
         let own = PathBuf::from("/proc/thread-self/ns/net");
         assert!(refused(&|spec| spec.netns = own.clone()).contains("own"));
@@ -250,10 +250,7 @@ fn the_same_peer_again_changes_nothing() {
         assert_eq!(first.interface, UPLINK);
         assert_eq!(datapath.upsert_peer(&peer("node-2", 2)).unwrap(), first);
         let mut more = peer("node-2", 2);
-        more.pods.push(RemotePod {
-            address: ip("10.244.2.9"),
-            identity: 2009,
-        });
+        more.pods.push(RemotePod::new(ip("10.244.2.9"), Some(2009)));
         let second = datapath.upsert_peer(&more).unwrap();
         assert_eq!(second.index, first.index);
         assert!(second.generation > first.generation);
@@ -310,11 +307,8 @@ fn peers_do_not_share_and_do_not_take_the_nodes_own() {
         assert!(refused(&|spec| spec.address = ip(NODE[0])).contains("node"));
         let inside = refused(&|spec| spec.address = ip("10.244.3.9"));
         assert!(inside.contains("the pods of peer node-3"), "{inside}");
-        let pod = RemotePod {
-            address: ip("10.9.9.9"),
-            identity: 2009,
-        };
-        assert!(refused(&|spec| spec.pods = vec![pod]).contains("10.9.9.9"));
+        let pod = RemotePod::new(ip("10.9.9.9"), Some(2009));
+        assert!(refused(&|spec| spec.pods = vec![pod.clone()]).contains("10.9.9.9"));
         assert!(refused(&|spec| spec.name = "a/b".to_owned()).contains("a/b"));
         let error = datapath.remove_peer("node-3").unwrap_err();
         assert!(matches!(error, Error::NotFound { .. }), "{error}");

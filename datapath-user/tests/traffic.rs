@@ -10,6 +10,7 @@
 mod common;
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, UdpSocket},
     thread,
     time::Duration,
@@ -178,6 +179,7 @@ fn a_flow_enters_the_tunnel_once_its_peer_is_known() {
             pod_cidrs: vec![net("10.244.2.0/24")],
             pods: Vec::new(),
             uplink: None,
+            labels: BTreeMap::new(),
         };
         datapath.upsert_peer(&peer).unwrap();
         assert_eq!(target(), ("node-2".to_owned(), "tunnel".to_owned()));

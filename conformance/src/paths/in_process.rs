@@ -268,7 +268,8 @@ fn endpoints(node: &Node) -> impl Iterator<Item = EndpointSpec> {
             addresses: Family::ALL
                 .map(|family| pod_address(node.number(), pod, family))
                 .to_vec(),
-            identity: pod_identity(node.number(), pod),
+            identity: Some(pod_identity(node.number(), pod)),
+            ..EndpointSpec::default()
         })
 }
 
@@ -284,9 +285,9 @@ pub fn peer_spec(fabric: &Fabric, node: &Node, tunnel: Family) -> PeerSpec {
         .collect();
     node_addresses.dedup();
     let pods = (1_u8..).zip(node.pods()).flat_map(|(pod, _)| {
-        Family::ALL.map(|family| RemotePod {
-            address: pod_address(number, pod, family),
-            identity: pod_identity(number, pod),
+        Family::ALL.map(|family| {
+            let address = pod_address(number, pod, family);
+            RemotePod::new(address, Some(pod_identity(number, pod)))
         })
     });
     PeerSpec {
@@ -298,6 +299,7 @@ pub fn peer_spec(fabric: &Fabric, node: &Node, tunnel: Family) -> PeerSpec {
             .to_vec(),
         pods: pods.collect(),
         uplink: Some(node.uplink().tunnel_interface().to_owned()),
+        labels: BTreeMap::new(),
     }
 }
 

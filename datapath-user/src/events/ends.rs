@@ -208,15 +208,38 @@ impl Directory for Node {
             .map(|local| local.view.identity)
     }
 
-    fn pod(&self, _end: End, _address: Option<IpAddr>) -> (Option<String>, Option<String>) {
-        (None, None)
+    fn pod(&self, end: End, address: Option<IpAddr>) -> (Option<String>, Option<String>) {
+        let slot = end.slot();
+        let called = if end.is_remote() {
+            let mut peers = self.peers.values();
+            let peer = peers.find(|peer| u32::from(peer.view.index) == slot);
+            let mut pods = peer.into_iter().flat_map(|peer| &peer.spec.pods);
+            pods.find(|pod| Some(pod.address) == address)
+                .map(|pod| (&pod.namespace, &pod.name))
+        } else {
+            let mut locals = self.endpoints.values();
+            locals
+                .find(|local| u32::from(local.view.slot) == slot)
+                .map(|local| (&local.view.namespace, &local.view.name))
+        };
+        called.map_or((None, None), |(namespace, name)| {
+            (namespace.clone(), name.clone())
+        })
     }
 
     fn labels(&self, identity: u32) -> Option<Labels> {
-        labels::reserved(identity)
+        self.policy
+            .labels(identity)
+            .or_else(|| labels::reserved(identity))
     }
 
-    fn rule(&self, _number: u32) -> Option<EventRule> {
-        None
+    fn rule(&self, number: u32) -> Option<EventRule> {
+        let rule = self.policy.rule(number)?;
+        Some(EventRule {
+            document: rule.document.clone(),
+            path: rule.path.clone(),
+            file: rule.file.clone(),
+            line: rule.line,
+        })
     }
 }

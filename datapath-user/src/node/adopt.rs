@@ -57,6 +57,8 @@ impl Node {
         for which in [Which::Flows, Which::FormerFlows] {
             adoption.flows_kept += flows::count(&node.maps.tables, which)?;
         }
+        // By programs that know how.
+        node.judge_all(config)?;
         node.adoption = Some(adoption);
         Ok(node)
     }
@@ -74,9 +76,11 @@ impl Node {
         self.maps.exclude_ports(&config.nat_excluded_ports)?;
         let known = self.maps.prefixes()?;
         self.outside.go_on(&known);
+        self.policy.prefixes.adopt(&known);
         self.adopt_endpoints(config, adoption)?;
         self.adopt_peers(config, &known, adoption)?;
         self.forget_vacant()?;
+        self.adopt_policy(config)?;
         self.adopt_prefixes(config, &addresses, adoption)
     }
 
@@ -129,7 +133,11 @@ impl Node {
     fn adopt_host(&mut self, config: &Config) -> Result<(), Error> {
         let read = Error::map("read", "endpoints");
         let old = self.maps.endpoints.get(&0, 0).map_err(read)?;
-        let mut new = self.host_entry(config, old.generation);
+        let mut new = Endpoint {
+            // It is judged as before until its rules are known.
+            policy: old.policy,
+            ..self.host_entry(config, old.generation)
+        };
         if new != old {
             new.generation = self.next_generation()?;
             self.maps

@@ -1,5 +1,7 @@
 //! Endpoints into the kernel, and out of it again.
 
+use std::time::Instant;
+
 use aya::programs::TcAttachType;
 use datapath_kern::abi::endpoint::{Endpoint, MAX_ENDPOINTS};
 use datapath_kern::abi::flow::{End, Flow};
@@ -8,17 +10,19 @@ use datapath_kern::abi::nexthop::{self, NextHop};
 use datapath_kern::abi::quota::Quota;
 use datapath_kern::abi::state::{Record, phase};
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use super::{Node, address_or_none, with_more};
-use crate::config::Config;
+use crate::config::{Config, PodStart};
 use crate::datapath::{free_number, of_family};
-use crate::endpoint::{self, EndpointSpec, EndpointView, Wire};
+use crate::endpoint::{self, EndpointPolicy, EndpointSpec, EndpointView, Wire};
 use crate::error::Error;
 use crate::flows;
 use crate::journal;
 use crate::maps::gone;
 use crate::naming;
 use crate::pair::Pair;
+use crate::policy::SubjectKey;
 use crate::programs::Place;
 use crate::uplink;
 
@@ -26,6 +30,14 @@ use crate::uplink;
 pub(crate) struct Local {
     pub(crate) view: EndpointView,
     pub(super) wire: Wire,
+}
+
+/// What the next process is to know of an endpoint.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Kept {
+    pub(super) spec: EndpointSpec,
+    pub(super) allocated: bool,
+    pub(super) audit: bool,
 }
 
 impl Node {
@@ -56,9 +68,17 @@ impl Node {
         endpoint::check_netns(&spec.netns)?;
         let used = self.endpoints.values().map(|endpoint| endpoint.view.slot);
         let slot = free_number(used, MAX_ENDPOINTS, "endpoint")?;
+        let asked = [(spec.identity, spec.identity_labels())];
+        let swap = self.identify(config, &[], &asked)?;
+        let given = swap.given.first().copied().unwrap_or_default();
         // Before there is anything to forget.
-        self.journal
-            .put(End::endpoint(slot), &record_of(spec, phase::PARTIAL))?;
+        let known = self
+            .journal
+            .put(End::endpoint(slot), &record_of(spec, phase::PARTIAL));
+        if let Err(error) = known {
+            self.forget_identity(config, given.number, given.allocated)?;
+            return Err(error);
+        }
         let made = endpoint::wire(
             &self.netlink,
             self.pairs.pair,
@@ -70,6 +90,7 @@ impl Node {
             Ok(wire) => wire,
             Err(error) => {
                 let undone = self.journal.remove(End::endpoint(slot)).err();
+                self.forget_identity(config, given.number, given.allocated)?;
                 return Err(with_more(error, undone.into_iter().collect()));
             }
         };
@@ -82,7 +103,15 @@ impl Node {
             host_index: wire.host_index,
             mac: naming::display_mac(wire.mac),
             addresses: spec.addresses.clone(),
-            identity: spec.identity,
+            identity: given.number,
+            identity_allocated: given.allocated,
+            namespace: spec.namespace.clone(),
+            name: spec.name.clone(),
+            labels: spec.labels.clone(),
+            namespace_labels: spec.namespace_labels.clone(),
+            service_account: spec.service_account.clone(),
+            ports: spec.ports.clone(),
+            policy: EndpointPolicy::default(),
         };
         self.endpoints.insert(
             spec.id.clone(),
@@ -91,10 +120,10 @@ impl Node {
                 wire: wire.clone(),
             },
         );
-        match self.install(config, spec, slot, &wire) {
-            Ok(()) => Ok(view),
+        match self.install(config, spec, &view, &wire) {
+            Ok(()) => Ok(self.view(&spec.id).unwrap_or(view)),
             Err(error) => {
-                let undone = self.remove_endpoint(&spec.id).err();
+                let undone = self.remove_endpoint(config, &spec.id).err();
                 Err(with_more(error, undone.into_iter().collect()))
             }
         }
@@ -105,17 +134,21 @@ impl Node {
         &mut self,
         config: &Config,
         spec: &EndpointSpec,
-        slot: u16,
+        view: &EndpointView,
         wire: &Wire,
     ) -> Result<(), Error> {
+        let slot = view.slot;
         let number = u32::from(slot);
+        self.keep_details(view)?;
+        let word = self.first_word(config, slot, view.identity)?;
         let entry = Endpoint {
             ipv4: address_or_none(of_family(&spec.addresses, true)),
             ipv6: address_or_none(of_family(&spec.addresses, false)),
             interface: wire.host_index,
             generation: self.next_generation()?,
-            identity: spec.identity,
+            identity: view.identity,
             mac: wire.mac,
+            policy: word,
             ..Endpoint::default()
         };
         // What the one had that was in this slot before is not this one's.
@@ -143,7 +176,7 @@ impl Node {
             .map_err(Error::map("insert into", "endpoint_slots"))?;
         for &address in &spec.addresses {
             let entry = IpEntry {
-                identity: spec.identity,
+                identity: view.identity,
                 index: slot,
                 kind: ipcache::kind::ENDPOINT,
                 flags: 0,
@@ -151,6 +184,7 @@ impl Node {
             self.maps.set_prefix(IpNet::from(address), entry)?;
         }
         self.attach_pod(wire)?;
+        let up = Instant::now();
         self.netlink
             .set_up(wire.host_index, true)
             .map_err(Error::network(&wire.host_interface))?;
@@ -158,6 +192,13 @@ impl Node {
             uplink::mtu_bytes(self.mtu, v4)
         })?;
         self.watch.udp.set_up(&pod, index, &spec.id);
+        if config.policy.start == PodStart::Standard {
+            self.judge_subject(config, SubjectKey::Identity(view.identity))?;
+            let window_us = u64::try_from(up.elapsed().as_micros()).unwrap_or(u64::MAX);
+            if let Some(local) = self.endpoints.get_mut(&spec.id) {
+                local.view.policy.window_us = Some(window_us);
+            }
+        }
         self.journal
             .put(End::endpoint(slot), &record_of(spec, phase::WHOLE))
     }
@@ -173,7 +214,91 @@ impl Node {
             .attach("to_pod", interface, TcAttachType::Egress)
     }
 
-    pub(crate) fn remove_endpoint(&mut self, id: &str) -> Result<(), Error> {
+    /// What an endpoint is to be called and labelled from now on. Its flows are judged again.
+    pub(crate) fn set_endpoint_labels(
+        &mut self,
+        config: &Config,
+        id: &str,
+        spec: &EndpointSpec,
+    ) -> Result<EndpointView, Error> {
+        let not_found = || Error::NotFound {
+            what: "endpoint",
+            name: id.to_owned(),
+        };
+        let old = self.view(id).ok_or_else(not_found)?;
+        let asked = [(spec.identity, spec.identity_labels())];
+        let former = (old.identity, old.identity_allocated);
+        let swap = self.identify(config, &[former], &asked)?;
+        let given = swap.given.first().copied().unwrap_or_default();
+        let view = EndpointView {
+            identity: given.number,
+            identity_allocated: given.allocated,
+            namespace: spec.namespace.clone(),
+            name: spec.name.clone(),
+            labels: spec.labels.clone(),
+            namespace_labels: spec.namespace_labels.clone(),
+            service_account: spec.service_account.clone(),
+            ports: spec.ports.clone(),
+            ..old.clone()
+        };
+        self.keep_details(&view)?;
+        if let Some(local) = self.endpoints.get_mut(id) {
+            local.view = view.clone();
+        }
+        if view.identity != old.identity {
+            self.move_identity(config, &view)?;
+        }
+        self.forget_identities(config, &swap.gone)?;
+        Ok(self.view(id).unwrap_or(view))
+    }
+
+    /// Has an endpoint be another identity: its rules come first, then who it is to others.
+    fn move_identity(&mut self, config: &Config, view: &EndpointView) -> Result<(), Error> {
+        let number = u32::from(view.slot);
+        self.judge_subject(config, SubjectKey::Identity(view.identity))?;
+        let read = Error::map("read", "endpoints");
+        let entry = self.maps.endpoints.get(&number, 0).map_err(read)?;
+        for &address in &view.addresses {
+            let entry = IpEntry {
+                identity: view.identity,
+                index: view.slot,
+                kind: ipcache::kind::ENDPOINT,
+                flags: 0,
+            };
+            self.maps.set_prefix(IpNet::from(address), entry)?;
+        }
+        let moved = Endpoint {
+            identity: view.identity,
+            ..entry
+        };
+        let newer = Endpoint {
+            generation: self.next_generation()?,
+            ..moved
+        };
+        for entry in [moved, newer] {
+            self.maps
+                .endpoints
+                .set(number, entry, 0)
+                .map_err(Error::map("write to", "endpoints"))?;
+        }
+        Ok(())
+    }
+
+    /// Writes down what an endpoint is, for the next process.
+    pub(super) fn keep_details(&mut self, view: &EndpointView) -> Result<(), Error> {
+        let kept = Kept {
+            spec: view.spec(),
+            allocated: view.identity_allocated,
+            audit: view.policy.audit,
+        };
+        self.journal.details.put(End::endpoint(view.slot), &kept)
+    }
+
+    pub(super) fn view(&self, id: &str) -> Option<EndpointView> {
+        self.endpoints.get(id).map(|local| local.view.clone())
+    }
+
+    pub(crate) fn remove_endpoint(&mut self, config: &Config, id: &str) -> Result<(), Error> {
         let not_found = || Error::NotFound {
             what: "endpoint",
             name: id.to_owned(),
@@ -202,6 +327,9 @@ impl Node {
         errors.extend(self.set_next_hop(slot, NextHop::default()).err());
         let its = |flow: &Flow| flow.from == end.raw() || flow.to == end.raw();
         errors.extend(flows::sweep(&mut self.maps, its).err());
+        self.acquit(view.slot);
+        let forgotten = self.forget_identity(config, view.identity, view.identity_allocated);
+        errors.extend(forgotten.err());
         // The slot is free for another one when nothing of this one is left.
         if errors.is_empty() {
             errors.extend(self.journal.remove(end).err());

@@ -4,6 +4,7 @@ mod adopt;
 mod endpoints;
 mod outside;
 mod peers;
+pub(crate) mod policy;
 mod prefixes;
 mod recover;
 mod refresh;
@@ -32,6 +33,7 @@ use ipnet::IpNet;
 pub(crate) use self::endpoints::Local;
 use self::outside::Outside;
 pub(crate) use self::peers::Remote;
+use self::policy::Policy;
 use self::refresh::Watch;
 use self::tables::HighWater;
 use crate::adoption::Adoption;
@@ -64,6 +66,7 @@ pub(crate) struct Node {
     pub(crate) pairs: pair::Choice,
     pub(crate) endpoints: ByName<Local>,
     pub(crate) peers: ByName<Remote>,
+    pub(crate) policy: Policy,
     /// What was taken over, if anything was.
     pub(crate) adoption: Option<Adoption>,
     programs: Programs,
@@ -89,6 +92,7 @@ struct Site {
     pairs: pair::Choice,
     object: Cow<'static, [u8]>,
     outside: Outside,
+    policy: Policy,
     sizes: Sizes,
 }
 
@@ -113,6 +117,7 @@ impl Site {
             pairs,
             object,
             outside: Outside::of(config),
+            policy: Policy::of(config)?,
             sizes,
         })
     }
@@ -209,6 +214,7 @@ impl Node {
             pairs: site.pairs,
             endpoints: ByName::new(),
             peers: ByName::new(),
+            policy: site.policy,
             adoption: None,
             watch: Watch::default(),
             outside: site.outside,
@@ -263,6 +269,7 @@ impl Node {
             generation,
             identity: identity::HOST,
             mac: self.gateway.mac,
+            policy: self.policy.word(0),
             ..Endpoint::default()
         }
     }

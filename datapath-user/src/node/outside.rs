@@ -1,9 +1,8 @@
 //! Destinations outside that pods reach under their own addresses: what the ipcache says of them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use datapath_kern::abi::endpoint::identity;
 use datapath_kern::abi::ipcache::{IpEntry, flags, kind};
 use ipnet::IpNet;
 
@@ -16,14 +15,6 @@ use crate::masquerade::file::Followed;
 use crate::masquerade::{Listed, ListedBy, NonMasqueradeView};
 use crate::peer::PeerSpec;
 
-/// What the ipcache says of a prefix outside.
-const WORLD: IpEntry = IpEntry {
-    identity: identity::WORLD,
-    index: 0,
-    kind: kind::WORLD,
-    flags: 0,
-};
-
 /// The prefixes that pods reach under their own addresses.
 #[derive(Debug, Default)]
 pub(crate) struct Outside {
@@ -34,8 +25,8 @@ pub(crate) struct Outside {
     listed: BTreeMap<IpNet, ListedBy>,
     /// Those that the ipcache goes by.
     done: BTreeMap<IpNet, ListedBy>,
-    /// Those of them that have an entry of their own.
-    entered: BTreeSet<IpNet>,
+    /// Entries of their own: those of listed prefixes, and of those that policies name.
+    entered: Prefixes,
 }
 
 impl Outside {
@@ -84,6 +75,13 @@ impl Outside {
     /// Whether pods reach an address under their own.
     fn covers(&self, address: IpAddr) -> bool {
         self.listed.keys().any(|prefix| prefix.contains(&address))
+    }
+
+    /// Whether pods reach all of a prefix under their own addresses.
+    fn covers_prefix(&self, prefix: IpNet) -> bool {
+        let mut around =
+            (0..=prefix.prefix_len()).filter_map(|bits| IpNet::new(prefix.addr(), bits).ok());
+        around.any(|around| self.listed.contains_key(&around.trunc()))
     }
 
     /// Puts together what the process and the file say; the process comes first.
@@ -160,9 +158,9 @@ impl Node {
         Ok(Some(Change::NonMasquerade { added, removed }))
     }
 
-    /// Enters the listed prefixes into the ipcache, but for those that are someone's: of pods,
-    /// which are not masqueraded anyway, of this node, or of a peer. Takes out those that are not
-    /// listed any more.
+    /// Enters the prefixes outside into the ipcache that are listed or that policies name, but for
+    /// those that are someone's: of pods, which are not masqueraded anyway, of this node, or of a
+    /// peer. Takes out those that are neither any more.
     ///
     /// # Errors
     ///
@@ -170,12 +168,12 @@ impl Node {
     pub(super) fn settle_outside(&mut self, config: &Config) -> Result<(), Error> {
         let wanted = self.outside_prefixes(config);
         for (&prefix, &entry) in &wanted {
-            if !self.outside.entered.contains(&prefix) {
+            if self.outside.entered.get(&prefix) != Some(&entry) {
                 self.maps.set_prefix(prefix, entry)?;
-                self.outside.entered.insert(prefix);
+                self.outside.entered.insert(prefix, entry);
             }
         }
-        let entered = self.outside.entered.iter();
+        let entered = self.outside.entered.keys();
         let gone: Vec<IpNet> = entered
             .filter(|prefix| !wanted.contains_key(*prefix))
             .copied()
@@ -190,7 +188,8 @@ impl Node {
         Ok(())
     }
 
-    /// The entries of the listed prefixes that have one of their own.
+    /// The entries of the prefixes outside that have one of their own: each with the identity of
+    /// the longest prefix around it that policies name, and the flags of those that are listed.
     fn outside_prefixes(&self, config: &Config) -> Prefixes {
         let of_peers = self.peers.values();
         let of_peers = of_peers.flat_map(|peer| peer.spec.pod_cidrs.iter());
@@ -200,19 +199,27 @@ impl Node {
             of_pods.iter().any(|pods| pods.contains(prefix))
                 || (whole && self.beneath(*prefix).is_some())
         };
-        let entry = IpEntry {
-            flags: flags::NO_MASQUERADE,
-            ..WORLD
+        let entry = |prefix: IpNet| {
+            let keeps = self.outside.covers_prefix(prefix);
+            let flags = if keeps { flags::NO_MASQUERADE } else { 0 };
+            let identity = self.policy.prefixes.identity(prefix);
+            let entry = IpEntry {
+                identity,
+                flags,
+                ..prefixes::world(prefix)
+            };
+            (prefix, entry)
         };
-        let listed = self.outside.listed.keys();
-        let free = listed.filter(|prefix| !someones(prefix));
-        free.map(|&prefix| (prefix, entry)).collect()
+        let listed = self.outside.listed.keys().copied();
+        let named = self.policy.prefixes.iter().map(|(prefix, _)| prefix);
+        let free = listed.chain(named).filter(|prefix| !someones(prefix));
+        free.map(entry).collect()
     }
 
     /// All entries of listed prefixes, for a table that is made to have these and no others.
     pub(super) fn enter_outside(&mut self, config: &Config) -> Prefixes {
         let wanted = self.outside_prefixes(config);
-        self.outside.entered = wanted.keys().copied().collect();
+        self.outside.entered.clone_from(&wanted);
         self.outside.done = self.outside.listed.clone();
         wanted
     }
@@ -223,8 +230,8 @@ impl Node {
         if prefix == IpNet::from(address) && self.watch.hosts.contains(&address) {
             return Some(prefixes::HOST);
         }
-        if prefix == prefixes::EVERYWHERE_V4 {
-            return Some(WORLD);
+        if prefix.prefix_len() == 0 {
+            return Some(prefixes::world(prefix));
         }
         let mut peers = self.peers.values();
         peers.find_map(|peer| {

@@ -11,9 +11,10 @@ use datapath_kern::abi::state::{Record, phase};
 use datapath_kern::abi::tunnel::{MAX_PEERS, Peer};
 use ipnet::IpNet;
 
+use super::policy::identities::Swap;
 use super::{Node, with_more};
 use crate::changes::Change;
-use crate::config::{Config, Tunnel};
+use crate::config::{Config, IdentitySource, Tunnel};
 use crate::datapath::{free_number, of_family};
 use crate::error::Error;
 use crate::flows;
@@ -21,13 +22,17 @@ use crate::gateway;
 use crate::journal;
 use crate::maps::gone;
 use crate::naming;
-use crate::peer::{PeerSpec, PeerView};
+use crate::peer::{PeerSpec, PeerView, RemotePod};
+use crate::policy::Labels;
 use crate::uplink::{self, UplinkView};
 
 /// A peer and what was said of it.
 pub(crate) struct Remote {
     pub(crate) view: PeerView,
-    pub(super) spec: PeerSpec,
+    /// Its pods with the numbers that they have.
+    pub(crate) spec: PeerSpec,
+    /// The identities of its pods, in their order, and whether they were found for their labels.
+    pub(super) identities: Vec<(u32, bool)>,
 }
 
 impl Node {
@@ -47,6 +52,22 @@ impl Node {
         }
         self.check_prefixes(config, spec)?;
         let (uplink, local) = self.way_to(config, spec)?;
+        let (spec, swap) = self.identify_peer(config, spec)?;
+        let spec = &spec;
+        let identities: Vec<_> = swap
+            .given
+            .iter()
+            .map(|given| (given.number, given.allocated))
+            .collect();
+        if let Some((view, old_spec)) = &old
+            && old_spec.says_the_same(spec)
+        {
+            // Numbers were found that it had.
+            if let Some(remote) = self.peers.get_mut(&spec.name) {
+                remote.identities = identities;
+            }
+            return Ok(view.clone());
+        }
         let used = self.peers.values().map(|peer| peer.view.index);
         let index = match &old {
             Some((view, _)) => view.index,
@@ -69,10 +90,16 @@ impl Node {
             Remote {
                 view: view.clone(),
                 spec: spec.clone(),
+                identities,
             },
         );
         let installed = self
-            .install_peer(config, spec, index, entry)
+            .journal
+            .details
+            .put(end, spec)
+            .and_then(|()| self.name_nodes(config))
+            .and_then(|()| self.install_peer(config, spec, index, entry))
+            .and_then(|()| self.forget_identities(config, &swap.gone))
             .and_then(|()| self.journal.put(end, &record_of(spec, phase::WHOLE)));
         match installed {
             Ok(()) => Ok(view),
@@ -81,6 +108,38 @@ impl Node {
                 Err(with_more(error, undone.into_iter().collect()))
             }
         }
+    }
+
+    /// Gives a peer's pods their identities; returns it with the numbers.
+    fn identify_peer(
+        &mut self,
+        config: &Config,
+        spec: &PeerSpec,
+    ) -> Result<(PeerSpec, Swap), Error> {
+        let labels = |pod: &RemotePod| (pod.identity, pod.identity_labels());
+        let asked: Vec<_> = spec.pods.iter().map(labels).collect();
+        let nameless =
+            |(asked, labels): &(Option<u32>, Labels)| asked.is_none() && !labels.is_empty();
+        if config.policy.identities == IdentitySource::Local
+            && let Some((pod, _)) = spec
+                .pods
+                .iter()
+                .zip(&asked)
+                .find(|(_, asked)| nameless(asked))
+        {
+            return Err(Error::NoIdentity {
+                peer: spec.name.clone(),
+                address: pod.address,
+            });
+        }
+        let old = self.peers.get(&spec.name);
+        let old = old.map_or_else(Vec::new, |remote| remote.identities.clone());
+        let swap = self.identify(config, &old, &asked)?;
+        let mut spec = spec.clone();
+        for (pod, given) in spec.pods.iter_mut().zip(&swap.given) {
+            pod.identity = Some(given.number);
+        }
+        Ok((spec, swap))
     }
 
     fn install_peer(
@@ -151,7 +210,7 @@ impl Node {
         name: &str,
         stale: &BTreeSet<u32>,
     ) -> Result<Option<Change>, Error> {
-        let Some(Remote { view, spec }) = self.peers.get(name) else {
+        let Some(Remote { view, spec, .. }) = self.peers.get(name) else {
             return Ok(None);
         };
         let uplink = self.uplink_of(spec)?;
@@ -192,7 +251,11 @@ impl Node {
             what: "peer",
             name: name.to_owned(),
         };
-        let Remote { view, spec } = self.peers.remove(name).ok_or_else(not_found)?;
+        let Remote {
+            view,
+            spec,
+            identities,
+        } = self.peers.remove(name).ok_or_else(not_found)?;
         let number = u32::from(view.index);
         let mut errors = Vec::new();
         // From here on it is to be removed, whoever does it.
@@ -220,6 +283,10 @@ impl Node {
         errors.extend(self.renew_world().err());
         let its = |flow: &Flow| flow.from == end.raw() || flow.to == end.raw();
         errors.extend(flows::sweep(&mut self.maps, its).err());
+        for (number, allocated) in identities {
+            errors.extend(self.forget_identity(config, number, allocated).err());
+        }
+        errors.extend(self.name_nodes(config).err());
         // The index is free for another one when nothing of this one is left.
         if errors.is_empty() {
             errors.extend(self.journal.remove(end).err());

@@ -1,11 +1,11 @@
 //! What the ipcache says of this node.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use datapath_kern::abi::endpoint::identity;
 use datapath_kern::abi::ipcache::{self, IpEntry};
 use datapath_tunnel::netlink::{Address, Scope};
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::config::Config;
 
@@ -17,8 +17,24 @@ pub(super) const HOST: IpEntry = IpEntry {
     flags: 0,
 };
 
-/// All of IPv4.
-pub(super) const EVERYWHERE_V4: IpNet = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0));
+/// All of both families.
+const EVERYWHERE: [IpNet; 2] = [
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0)),
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0)),
+];
+
+/// What the ipcache says of a prefix outside, of which nothing else is known.
+pub(super) const fn world(prefix: IpNet) -> IpEntry {
+    IpEntry {
+        identity: match prefix {
+            IpNet::V4(_) => identity::WORLD_IPV4,
+            IpNet::V6(_) => identity::WORLD_IPV6,
+        },
+        index: 0,
+        kind: ipcache::kind::WORLD,
+        flags: 0,
+    }
+}
 
 /// This node's own addresses: the gateways, and all of its interfaces' that are good anywhere.
 pub(super) fn hosts(config: &Config, addresses: &[Address]) -> impl Iterator<Item = IpAddr> {
@@ -40,14 +56,11 @@ pub(super) fn own(config: &Config, addresses: &[Address]) -> Vec<(IpNet, IpEntry
         flags,
     };
     // Mapped addresses lie in `::/0`: without an entry of its own IPv4 would fall under that.
-    let of_v4 = (
-        EVERYWHERE_V4,
-        entry(identity::WORLD, ipcache::kind::WORLD, 0),
-    );
+    let worlds = EVERYWHERE.map(|prefix| (prefix, world(prefix)));
     let vacant = config
         .pod_cidrs
         .iter()
         .map(|&cidr| (cidr, entry(identity::UNKNOWN, ipcache::kind::VACANT, 0)));
     let own = hosts(config, addresses).map(|address| (IpNet::from(address), HOST));
-    std::iter::once(of_v4).chain(vacant).chain(own).collect()
+    worlds.into_iter().chain(vacant).chain(own).collect()
 }

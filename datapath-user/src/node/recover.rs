@@ -12,10 +12,12 @@ use datapath_kern::abi::tunnel::{MAX_PEERS, Peer};
 use datapath_tunnel::netlink::Link;
 
 use super::adopt::Prefixes;
+use super::endpoints::Kept;
 use super::{Local, Node, Remote, peers};
 use crate::adoption::Adoption;
 use crate::config::Config;
-use crate::endpoint::{self, EndpointView, PodSide, Wire};
+use crate::details;
+use crate::endpoint::{self, EndpointPolicy, EndpointSpec, EndpointView, PodSide, Wire};
 use crate::error::Error;
 use crate::journal;
 use crate::maps::gone;
@@ -40,19 +42,25 @@ impl Node {
             }
             let read = Error::map("read", "endpoints");
             let entry = self.maps.endpoints.get(&end.slot(), 0).map_err(read)?;
-            let local = recover(end, &record, &entry, &links);
+            let kept = self.journal.recovered.remove(&end.raw());
+            let kept = kept.and_then(|text| details::read::<Kept>(&text));
+            let local = recover(end, &record, &entry, &links, kept);
             let id = local.view.id.clone();
             let stays = record.phase == phase::WHOLE && is_there(&local, &entry);
             if stays {
                 self.check_pod(config, &local)?;
             }
+            let view = &local.view;
+            let (number, allocated) = (view.identity, view.identity_allocated);
+            let labels = view.identity_labels();
+            self.policy.identities.resume(number, allocated, &labels);
             self.endpoints.insert(id.clone(), local);
             if !stays {
                 tracing::info!(
                     id,
                     "endpoint has gone with its pod, or was half added or removed"
                 );
-                self.remove_endpoint(&id)?;
+                self.remove_endpoint(config, &id)?;
                 adoption.endpoints_removed.push(id);
             }
         }
@@ -127,7 +135,12 @@ impl Node {
                 entry.index == index && matches!(entry.kind, kind::PEER_POD | kind::PEER_NODE)
             };
             let entries = known.iter().filter(|(_, entry)| own(entry));
-            let spec = PeerSpec::recover(name.clone(), entry.address.to_ip(), uplink, entries);
+            let kept = self.journal.recovered.remove(&end.raw());
+            let kept = kept.and_then(|text| details::read::<PeerSpec>(&text));
+            let known = kept.filter(|kept| kept.name == name && record.phase == phase::WHOLE);
+            let spec = known.unwrap_or_else(|| {
+                PeerSpec::recover(name.clone(), entry.address.to_ip(), uplink, entries)
+            });
             let adopted = self.adopt_peer(config, &spec, index, entry);
             let why = match (&adopted, record.phase) {
                 (Ok(()), phase::WHOLE) => continue,
@@ -219,7 +232,12 @@ impl Node {
                 old.generation,
             ),
             spec: spec.clone(),
+            identities: spec.pods.iter().map(|pod| (pod.number(), false)).collect(),
         };
+        for pod in &spec.pods {
+            let labels = pod.identity_labels();
+            self.policy.identities.resume(pod.number(), false, &labels);
+        }
         self.peers.insert(spec.name.clone(), remote);
         spec.validate()?;
         self.check_prefixes(config, spec)?;
@@ -252,7 +270,13 @@ impl Node {
 }
 
 /// An endpoint as its record and its entry have it, and its interface, if there is one.
-fn recover(end: End, record: &Record, entry: &Endpoint, links: &[Link]) -> Local {
+fn recover(
+    end: End,
+    record: &Record,
+    entry: &Endpoint,
+    links: &[Link],
+    kept: Option<Kept>,
+) -> Local {
     let id = journal::name(record);
     let host_interface = naming::host_interface(&id);
     let found = links.iter().find_map(|link| {
@@ -268,6 +292,10 @@ fn recover(end: End, record: &Record, entry: &Endpoint, links: &[Link]) -> Local
     };
     let addresses = [entry.ipv4, entry.ipv6];
     let addresses = addresses.into_iter().filter(|address| !address.is_none());
+    let (spec, allocated, audit) = kept.map_or_else(
+        || (EndpointSpec::default(), false, false),
+        |kept| (kept.spec, kept.allocated, kept.audit),
+    );
     Local {
         view: EndpointView {
             id,
@@ -279,6 +307,17 @@ fn recover(end: End, record: &Record, entry: &Endpoint, links: &[Link]) -> Local
             mac: naming::display_mac(entry.mac),
             addresses: addresses.map(Addr::to_ip).collect(),
             identity: entry.identity,
+            identity_allocated: allocated,
+            namespace: spec.namespace,
+            name: spec.name,
+            labels: spec.labels,
+            namespace_labels: spec.namespace_labels,
+            service_account: spec.service_account,
+            ports: spec.ports,
+            policy: EndpointPolicy {
+                audit,
+                ..EndpointPolicy::default()
+            },
         },
         wire,
     }

@@ -3,7 +3,7 @@
 use datapath_kern::abi::config::{Config as Settings, tunnel};
 
 use super::address_or_none;
-use crate::config::{Config, EarlyFragments, EndpointShare, IdentityFrom, Tunnel};
+use crate::config::{Config, EarlyFragments, EndpointShare, IdentityFrom, Revoke, Tunnel};
 use crate::gateway::Gateway;
 use crate::probe::Kernel;
 use crate::sizes::Sizes;
@@ -55,6 +55,7 @@ pub(super) fn of(
         ),
         fragments_to_stack: u32::from(config.fragments == EarlyFragments::Stack),
         fragments_per_end: config.max_fragments / SHARES,
+        revoke_drains: u32::from(config.policy.revoke == Revoke::Drain),
         ..Settings::DEFAULT
     }
 }

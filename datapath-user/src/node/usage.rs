@@ -2,6 +2,7 @@
 
 use aya::maps::{IterableMap, MapData, MapError};
 use datapath_kern::abi::endpoint::MAX_ENDPOINTS;
+use datapath_kern::abi::policy::{MAX_PEER_CLASSES, MAX_PORT_VERDICTS};
 use datapath_kern::abi::tunnel::MAX_PEERS;
 
 use super::Node;
@@ -39,6 +40,9 @@ impl Node {
         let used = keys.map_err(Error::map("read", "ipcache"))?;
         let max = room(ipcache.map()).map_err(Error::map("look at", "ipcache"))?;
         found.push(MapUsage::new("ipcache", used, max));
+        let (peers, ports) = self.policy.entries();
+        found.push(MapUsage::new("policy_peers", peers, MAX_PEER_CLASSES));
+        found.push(MapUsage::new("policy_ports", ports, MAX_PORT_VERDICTS));
         Ok(found)
     }
 }

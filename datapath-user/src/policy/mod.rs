@@ -22,6 +22,7 @@ mod rules;
 mod selector;
 mod settings;
 mod universe;
+mod view;
 
 pub use class::{Class, ClassEntry};
 pub use document::{Reading, Refusal};
@@ -37,3 +38,4 @@ pub use quarantine::{Place, QuarantineKey};
 pub use rules::{Changed, DirectionRules, RuleRef, RuleSet, SubjectKey};
 pub use selector::{Operator, Requirement, Selector};
 pub use settings::{CidrMatch, HostToLocal, OwnNode, PolicyMode, PolicySettings};
+pub use view::{IdentityView, PolicyReport, PolicyView};

@@ -1,7 +1,7 @@
 //! What of the machine a datapath may change, and what it is told of in tests of its life.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     error::Error as _,
     fs,
     path::{Path, PathBuf},
@@ -139,10 +139,11 @@ pub(crate) fn peer(name: &str, number: u8) -> PeerSpec {
             net(&format!("10.244.{number}.0/24")),
             net(&format!("fd00:244:{number}::/64")),
         ],
-        pods: vec![RemotePod {
-            address: ip(&format!("10.244.{number}.7")),
-            identity: 2007,
-        }],
+        pods: vec![RemotePod::new(
+            ip(&format!("10.244.{number}.7")),
+            Some(2007),
+        )],
         uplink: None,
+        labels: BTreeMap::new(),
     }
 }

@@ -151,7 +151,8 @@ pub(crate) fn pod(id: &str, number: u8) -> (Namespace, EndpointSpec) {
         netns: namespace.path(),
         interface: "eth0".to_owned(),
         addresses: pod_addresses(number).to_vec(),
-        identity: 1000 + u32::from(number),
+        identity: Some(1000 + u32::from(number)),
+        ..EndpointSpec::default()
     };
     (namespace, spec)
 }

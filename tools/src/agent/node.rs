@@ -372,6 +372,9 @@ impl Node for LocalNode {
     }
 }
 
+/// Identity of pods of which nothing is said.
+const UNMANAGED: u32 = 3;
+
 /// Tells whether an endpoint is what a specification asks for, which may leave the addresses open.
 fn is_as_wanted(known: &EndpointView, wanted: &EndpointSpec) -> bool {
     let addresses = wanted.addresses.is_empty()
@@ -382,6 +385,8 @@ fn is_as_wanted(known: &EndpointView, wanted: &EndpointSpec) -> bool {
                 .all(|address| known.addresses.contains(address)));
     let wanted = EndpointSpec {
         addresses: known.addresses.clone(),
+        // Unmanaged is what a pod is of which nothing is said.
+        identity: wanted.identity.filter(|number| *number != UNMANAGED),
         ..wanted.clone()
     };
     addresses && known.spec() == wanted

@@ -1,6 +1,6 @@
 //! Views as an agent gives them, for tests of what is made of them.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use datapath_ipam::{Lease, Owner, PoolUsage, Reservation};
 use datapath_user::{
@@ -101,6 +101,7 @@ pub(crate) fn status() -> Status {
                 last_elapsed_ms: 2,
                 interval_ms: 10_000,
             },
+            policy: policy_status(),
             endpoints: 2,
             peers: 1,
             refreshes: 3,
@@ -118,6 +119,21 @@ pub(crate) fn status() -> Status {
     }
 }
 
+fn policy_status() -> datapath_user::PolicyStatus {
+    datapath_user::PolicyStatus {
+        known: true,
+        documents: 12,
+        refused: 1,
+        rule_sets: 5,
+        classes: 17,
+        peer_entries: 230,
+        port_entries: 96,
+        updates: 4,
+        last_update_us: 2_150,
+        max_update_us: 8_400,
+    }
+}
+
 pub(crate) fn endpoint() -> EndpointView {
     EndpointView {
         id: "web-0".to_owned(),
@@ -129,6 +145,14 @@ pub(crate) fn endpoint() -> EndpointView {
         mac: "02:11:22:33:44:55".to_owned(),
         addresses: vec![ip("10.244.1.2"), ip("fd00:10:244:1::2")],
         identity: 1001,
+        identity_allocated: false,
+        namespace: None,
+        name: None,
+        labels: BTreeMap::new(),
+        namespace_labels: BTreeMap::new(),
+        service_account: None,
+        ports: Vec::new(),
+        policy: datapath_user::EndpointPolicy::default(),
     }
 }
 

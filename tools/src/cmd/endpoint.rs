@@ -96,8 +96,9 @@ impl Add {
             id: self.id.clone(),
             netns: namespace(&self.netns),
             interface: self.interface.clone(),
-            identity: self.identity,
+            identity: Some(self.identity),
             addresses: self.addresses.clone(),
+            ..EndpointSpec::default()
         }
     }
 }

@@ -1,6 +1,6 @@
 //! `dpctl peers`
 
-use std::{net::IpAddr, str::FromStr};
+use std::{collections::BTreeMap, net::IpAddr, str::FromStr};
 
 use clap::{Args, Subcommand};
 use ipnet::IpNet;
@@ -101,6 +101,7 @@ impl Set {
             pod_cidrs: self.pod_cidrs.clone(),
             pods: self.pods.clone(),
             uplink: self.uplink.clone(),
+            labels: BTreeMap::new(),
         }
     }
 }
@@ -110,7 +111,7 @@ fn pod(text: &str) -> Result<RemotePod, String> {
     let (address, identity) = parts.ok_or("write ADDRESS=IDENTITY, as in 10.244.2.2=2001")?;
     let address = IpAddr::from_str(address).map_err(|e| format!("{address}: {e}"))?;
     let identity = u32::from_str(identity).map_err(|e| format!("identity {identity:?}: {e}"))?;
-    Ok(RemotePod { address, identity })
+    Ok(RemotePod::new(address, Some(identity)))
 }
 
 fn rows(peers: &[PeerView]) -> String {
@@ -153,7 +154,7 @@ mod tests {
 
     #[test]
     fn pods_are_read_strictly() {
-        assert_eq!(pod("fd00::2=7").unwrap().identity, 7);
+        assert_eq!(pod("fd00::2=7").unwrap().identity, Some(7));
         for (bad, why) in [
             ("10.0.0.1", "ADDRESS=IDENTITY"),
             ("10.0.0=1", "10.0.0: "),

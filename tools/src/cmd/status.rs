@@ -2,7 +2,8 @@
 
 use clap::Args;
 use datapath_user::{
-    Adoption, ListedBy, NonMasqueradeView, SweepView, TableTally, Tallies, UplinkState, UplinkView,
+    Adoption, ListedBy, NonMasqueradeView, PolicyStatus, SweepView, TableTally, Tallies,
+    UplinkState, UplinkView,
 };
 
 use super::{Context, Outcome};
@@ -98,6 +99,7 @@ fn rows(status: &api::Status, socket: String) -> Vec<(&'static str, String)> {
         ("pending", occupancy(datapath.pending)),
         ("entries", entries(&datapath.tallies)),
         ("sweeping", sweeping(&datapath.sweeping)),
+        ("policy", policy(&datapath.policy)),
         ("endpoints", datapath.endpoints.to_string()),
         ("peers", datapath.peers.to_string()),
         (
@@ -225,8 +227,36 @@ fn entries(tallies: &Tallies) -> String {
     )
 }
 
+/// What is enforced, and how long it took to get there.
+fn policy(of: &PolicyStatus) -> String {
+    let refused = match of.refused {
+        0 => String::new(),
+        refused => format!(", {refused} refused"),
+    };
+    let known = if of.known {
+        String::new()
+    } else {
+        "an earlier process's, until the documents are set; ".to_owned()
+    };
+    format!(
+        "{known}{} documents{refused}; {} rule sets and {} classes, in {} entries of peers and {} of \
+         ports; {} updates, the last took {}, the longest {}",
+        of.documents,
+        of.rule_sets,
+        of.classes,
+        of.peer_entries,
+        of.port_entries,
+        of.updates,
+        millis(of.last_update_us),
+        millis(of.max_update_us),
+    )
+}
+
+fn millis(us: u64) -> String {
+    format!("{}.{} ms", us / 1000, us % 1000 / 100)
+}
+
 fn sweeping(view: &SweepView) -> String {
-    let millis = |us: u64| format!("{}.{} ms", us / 1000, us % 1000 / 100);
     format!(
         "{} passes, {} of {} entries removed, {} put back; the last took {} of a processor, the \
          longest slice {}; one every {} s",
@@ -265,6 +295,7 @@ mod tests {
         pending    0 of 32768 entries (0.0%), at most 412 (1.2%), in 6 MiB
         entries    flows: 0 evicted, refused 0; pending: 12 evicted, refused 3 (full), 1 (busy); flows refused by an endpoint's share: 5
         sweeping   14 passes, 2650 of 21400 entries removed, 1 put back; the last took 1.6 ms of a processor, the longest slice 3.0 ms; one every 10 s
+        policy     12 documents, 1 refused; 5 rule sets and 17 classes, in 230 entries of peers and 96 of ports; 4 updates, the last took 2.1 ms, the longest 8.4 ms
         endpoints  2
         peers      1
         pins       /run/datapath/bpffs, ABI version 1

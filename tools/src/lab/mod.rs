@@ -19,6 +19,7 @@ mod site;
 mod status;
 
 use std::{
+    collections::BTreeMap,
     net::IpAddr,
     path::{Path, PathBuf},
 };
@@ -218,7 +219,8 @@ fn connect_pods(fabric: &Fabric, node: &Node) -> Result<NodeInfo> {
             netns: namespace.path().to_owned(),
             interface: plan::UPLINK.to_owned(),
             addresses: Vec::new(),
-            identity: 1000 * u32::from(number) + u32::from(pod),
+            identity: Some(1000 * u32::from(number) + u32::from(pod)),
+            ..EndpointSpec::default()
         })
     });
     let families = fabric.plan().underlay.all().iter();
@@ -248,10 +250,10 @@ impl NodeInfo {
         // The underlay has a family at least, and IPv4 comes first.
         let address = self.addresses.first().copied();
         let pods = self.pods.iter().flat_map(|pod| {
-            let identity = pod.identity;
+            let identity = Some(pod.identity);
             pod.addresses
                 .iter()
-                .map(move |&address| RemotePod { address, identity })
+                .map(move |&address| RemotePod::new(address, identity))
         });
         PeerSpec {
             name: self.name.clone(),
@@ -260,6 +262,7 @@ impl NodeInfo {
             pod_cidrs: self.pod_cidrs(),
             pods: pods.collect(),
             uplink: None,
+            labels: BTreeMap::new(),
         }
     }
 

@@ -7,6 +7,7 @@ mod flows;
 mod memory;
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::{ErrorKind, Read, Write},
     os::unix::{
@@ -33,7 +34,8 @@ fn endpoint(id: &str) -> EndpointSpec {
         netns: "/run/netns/web".into(),
         interface: "eth0".to_owned(),
         addresses: Vec::new(),
-        identity: 1001,
+        identity: Some(1001),
+        ..EndpointSpec::default()
     }
 }
 
@@ -99,6 +101,7 @@ fn peers_are_replaced_by_name() {
         pod_cidrs: vec!["10.244.2.0/24".parse().unwrap()],
         pods: Vec::new(),
         uplink: None,
+        labels: BTreeMap::new(),
     };
     assert_eq!(client.put_peer(&peer).unwrap().generation, 1);
     assert_eq!(client.put_peer(&peer).unwrap().generation, 2);

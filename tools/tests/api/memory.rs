@@ -92,6 +92,7 @@ impl Node for Memory {
                 },
                 tallies: Tallies::default(),
                 sweeping: datapath_user::SweepView::default(),
+                policy: datapath_user::PolicyStatus::default(),
                 endpoints: self.endpoints.lock().unwrap().len(),
                 peers: self.peers.lock().unwrap().len(),
                 refreshes: 0,
@@ -126,7 +127,15 @@ impl Node for Memory {
             host_index: slot.into(),
             mac: "02:00:00:00:00:01".to_owned(),
             addresses: lease.map_err(|error| Self::fail(&error))?.addresses,
-            identity: endpoint.identity,
+            identity: endpoint.identity.unwrap_or(3),
+            identity_allocated: false,
+            namespace: None,
+            name: None,
+            labels: BTreeMap::new(),
+            namespace_labels: BTreeMap::new(),
+            service_account: None,
+            ports: Vec::new(),
+            policy: datapath_user::EndpointPolicy::default(),
         };
         endpoints.insert(view.id.clone(), view.clone());
         Ok(view)

@@ -48,7 +48,8 @@ impl Pods {
                 netns: namespace.path().to_owned(),
                 interface: "eth0".to_owned(),
                 addresses: addresses.map(|text| text.parse().unwrap()).to_vec(),
-                identity: 1000 + u32::from(number),
+                identity: Some(1000 + u32::from(number)),
+                ..EndpointSpec::default()
             };
             Pod {
                 namespace,

@@ -341,10 +341,7 @@ impl Storm {
     fn kill_while_changing_peer(&mut self) {
         if self.chance.below(2) == 0 {
             let range = "10.245.2.0/24".parse().unwrap();
-            let pod = RemotePod {
-                address: "10.245.2.9".parse().unwrap(),
-                identity: 2009,
-            };
+            let pod = RemotePod::new("10.245.2.9".parse().unwrap(), Some(2009));
             if self.second.pod_cidrs.contains(&range) {
                 self.second.pod_cidrs.retain(|known| *known != range);
                 self.second.pods.retain(|known| *known != pod);
@@ -475,10 +472,9 @@ impl Storm {
 fn second_node(stable: &BTreeMap<String, EndpointView>) -> PeerSpec {
     let pods = stable.values().filter(|pod| pod.id.starts_with("n2"));
     let pods = pods.flat_map(|pod| {
-        pod.addresses.iter().map(|&address| RemotePod {
-            address,
-            identity: pod.identity,
-        })
+        pod.addresses
+            .iter()
+            .map(|&address| RemotePod::new(address, Some(pod.identity)))
     });
     PeerSpec {
         pods: pods.collect(),
@@ -501,6 +497,7 @@ fn node(number: u8) -> PeerSpec {
             .to_vec(),
         pods: Vec::new(),
         uplink: None,
+        labels: BTreeMap::new(),
     }
 }
 

@@ -282,7 +282,8 @@ impl Arena {
             netns: namespace.path().to_owned(),
             interface: UPLINK.to_owned(),
             addresses: pod.addresses.clone(),
-            identity: identity(number),
+            identity: Some(identity(number)),
+            ..EndpointSpec::default()
         };
         running.inside(|datapath| datapath.add_endpoint(&spec))?;
         self.pods.push((node, spec.id));
@@ -310,10 +311,7 @@ impl Arena {
                     pods.filter(|(_, pod)| pod.node == other.layout.name && !pod.host_network);
                 let pods = pods.flat_map(|(number, pod)| {
                     let addresses = pod.addresses.iter();
-                    addresses.map(move |&address| RemotePod {
-                        address,
-                        identity: identity(number),
-                    })
+                    addresses.map(move |&address| RemotePod::new(address, Some(identity(number))))
                 });
                 let spec = PeerSpec {
                     name: other.layout.name.clone(),
@@ -322,6 +320,7 @@ impl Arena {
                     pod_cidrs: other.layout.pod_cidrs.clone(),
                     pods: pods.collect(),
                     uplink: None,
+                    labels: BTreeMap::new(),
                 };
                 node.inside(|datapath| datapath.upsert_peer(&spec))?;
             }
