@@ -25,6 +25,8 @@ use support::{entry, from_pod, from_router, key};
 
 /// Number of the rule set that allows what a test is about.
 const SET: u32 = 7;
+/// Number of another one.
+const OTHER: u32 = 50;
 
 /// Has every end that is asked need a rule, which allows it.
 fn allowed(host: &Host, path: Path) {
@@ -176,13 +178,13 @@ fn another_rule_is_remembered() {
     path.establish(&host, &tuple);
     allow(
         &host,
-        50,
+        OTHER,
         Ingress,
         plan::pod_identity(1, 1),
         (policy::TCP, 80),
         500,
     );
-    switch(&host, 2, word::INGRESS | 50);
+    switch(&host, 2, word::INGRESS | OTHER);
     let out = path.send(&host, &tuple.with_flags(ACK));
     assert_eq!((out.reason, out.verdicts.len()), (None, 0));
     for key in [key(&tuple), key(&tuple.answer(ACK))] {

@@ -32,7 +32,8 @@ pub struct Judgement {
     pub verdict: u8,
     /// Whether the packet at hand goes against the direction in which the flow began.
     pub reply: bool,
-    /// Whether the node's own policy is not asked: [`flags::UNJUDGED`].
+    /// Whether the node's own policy is not asked:
+    /// [`UNJUDGED`](crate::abi::flow::flags::UNJUDGED).
     pub spared: bool,
     /// and the rule that decided.
     pub rule_id: u32,
