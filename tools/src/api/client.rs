@@ -15,7 +15,7 @@ use tokio::{net::UnixStream, runtime, time};
 use super::{
     Addresses, ChangeStream, EndpointSpec, EndpointView, EventQuery, EventStream, Failure,
     FeedStatus, FlowCount, FlowFilter, FlowOrder, FlowPace, FlowStream, FlowView, FlushReport,
-    FlushRequest, Kind, MetricView, PeerSpec, PeerView, Status, UntoldView,
+    FlushRequest, Kind, MapUsage, MetricView, PeerSpec, PeerView, PolicyCount, Status, UntoldView,
 };
 use crate::error::{Error, Result};
 
@@ -175,6 +175,24 @@ impl Client {
     /// As [`Client::health`].
     pub fn metrics(&self) -> Result<Vec<MetricView>> {
         self.get("/v1/metrics")
+    }
+
+    /// Returns how many flows policy has judged, by direction and verdict.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::health`].
+    pub fn policy_counts(&self) -> Result<Vec<PolicyCount>> {
+        self.get("/v1/metrics/policy")
+    }
+
+    /// Returns how full the maps are.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::health`].
+    pub fn map_usage(&self) -> Result<Vec<MapUsage>> {
+        self.get("/v1/maps")
     }
 
     /// Begins a stream of events.

@@ -55,6 +55,9 @@ pub(super) fn collect(
             );
             archive.json("agent/drops.json", drops)?;
             archive.json("agent/metrics.json", metrics)?;
+            let verdicts = client.policy_counts().map_err(Into::into);
+            archive.json("agent/verdicts.json", verdicts)?;
+            archive.json("agent/maps.json", client.map_usage().map_err(Into::into))?;
         }
         // Said once: whatever else it would be asked it does not answer either.
         Err(error) => archive.failed("agent/", &error.into()),

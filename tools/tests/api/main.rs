@@ -232,6 +232,22 @@ fn metrics_are_openmetrics() {
 }
 
 #[test]
+fn what_metrics_are_made_of_can_be_asked_for() {
+    let server = Server::start();
+    let client = server.client();
+    let counts = client.policy_counts().unwrap();
+    assert_eq!(
+        (counts[0].verdict.as_str(), counts[0].flows),
+        ("denied", 17)
+    );
+    let maps = client.map_usage().unwrap();
+    assert_eq!(
+        (maps[0].map.as_str(), maps[0].used, maps[0].max),
+        ("ipcache", 128, 512)
+    );
+}
+
+#[test]
 fn who_is_not_there_cannot_be_reached() {
     let mut server = Server::start();
     let client = server.client();
