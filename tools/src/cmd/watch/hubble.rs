@@ -6,7 +6,9 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::line::is_reply;
-use crate::api::{EventEnd, EventKind, EventRule, EventVerdict, EventView, Item, Untold, Why};
+use crate::api::{
+    EndKind, EventEnd, EventKind, EventRule, EventVerdict, EventView, Item, Untold, Why,
+};
 
 /// A flow, as `hubble observe --output json` had it, or the events that are missing.
 ///
@@ -265,12 +267,15 @@ impl Ip {
 }
 
 impl<'a> Endpoint<'a> {
+    /// An endpoint that is called by no pod's name has its id for one.
     fn of(end: &'a EventEnd) -> Self {
+        let local = end.kind == Some(EndKind::Endpoint);
+        let id = end.name.as_deref().filter(|_| local);
         Self {
             identity: end.identity.unwrap_or(0),
             namespace: end.namespace.as_deref(),
             labels: end.labels.iter().map(|label| label.to_string()).collect(),
-            pod_name: end.pod.as_deref(),
+            pod_name: end.pod.as_deref().or(id),
         }
     }
 }
