@@ -248,7 +248,7 @@ fn verdict(port: u16, verdict: &str) -> Item {
 }
 
 /// Standard output of `dpctl watch` with these arguments, in lines.
-fn watched(server: &Server, arguments: &[&str]) -> Vec<String> {
+pub(crate) fn watched(server: &Server, arguments: &[&str]) -> Vec<String> {
     let output = dpctl(server, &[&["watch"], arguments].concat()).output();
     let output = output.unwrap();
     assert!(output.status.success(), "{output:?}");

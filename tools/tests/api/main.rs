@@ -5,6 +5,7 @@
 mod events;
 mod flows;
 mod memory;
+mod verdicts;
 
 use std::{
     collections::BTreeMap,
