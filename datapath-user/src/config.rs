@@ -141,6 +141,12 @@ pub struct Config {
     /// Room for events that nobody has read yet, bytes. A power of two; an event takes 176.
     #[serde(default = "event_ring_bytes")]
     pub event_ring_bytes: u32,
+    /// Of which judgements of policy there are events.
+    #[serde(default)]
+    pub verdicts: Verdicts,
+    /// Events of judgements told in a second at most, on each CPU; the others are counted.
+    #[serde(default = "verdicts_per_s")]
+    pub verdicts_per_s: u32,
     /// File of an eBPF object to load instead of the built-in one, such as `cargo xtask ebpf`
     /// builds. Its ABI version must be this library's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -157,6 +163,10 @@ const fn max_fragments() -> u32 {
 
 const fn events_per_s() -> u32 {
     Defaults::DEFAULT.events_per_s
+}
+
+const fn verdicts_per_s() -> u32 {
+    Defaults::DEFAULT.verdicts_per_s
 }
 
 const fn event_ring_bytes() -> u32 {
@@ -242,6 +252,19 @@ pub enum EarlyFragments {
     /// conntrack`). The node must forward what comes by the uplink. Where it does neither, they are
     /// lost as with [`EarlyFragments::Drop`].
     Stack,
+}
+
+/// Of which judgements of policy there are events.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdicts {
+    /// Of none.
+    None,
+    /// Of those of a direction of an endpoint that needs a rule.
+    #[default]
+    Judged,
+    /// Of every new flow, also in a direction that needs no rule.
+    All,
 }
 
 /// A range of ports, both ends included.
@@ -436,6 +459,8 @@ impl Config {
             policy: PolicyConfig::default(),
             events_per_s: events_per_s(),
             event_ring_bytes: event_ring_bytes(),
+            verdicts: Verdicts::default(),
+            verdicts_per_s: verdicts_per_s(),
             object: None,
         }
     }

@@ -83,6 +83,7 @@ mod uplink;
 
 pub use adoption::Adoption;
 pub use changes::{Change, Changes};
+pub use config::Verdicts;
 pub use config::{
     Attach, Config, EarlyFragments, EndpointShare, IdentityFrom, IdentitySource, PodDevice,
     PodStart, PolicyConfig, PortRange, Ports, Revoke, Timeouts, Tunnel,

@@ -196,7 +196,8 @@ pub fn drop_reasons() -> impl Iterator<Item = &'static str> {
 pub struct UntoldView {
     /// The drop reason; `policy-verdict` of verdicts.
     pub reason: String,
-    /// Suppressed: there were more than `events_per_s` in a second on one CPU.
+    /// Suppressed: there were more than `events_per_s`, of verdicts `verdicts_per_s`, in a second on
+    /// one CPU.
     pub suppressed: u64,
     /// Lost: the ring buffer was full, as nobody read it fast enough.
     pub lost: u64,

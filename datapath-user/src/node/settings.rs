@@ -1,9 +1,11 @@
 //! The settings of a load, out of the configuration.
 
-use datapath_kern::abi::config::{Config as Settings, tunnel};
+use datapath_kern::abi::config::{Config as Settings, tunnel, verdicts};
 
 use super::address_or_none;
-use crate::config::{Config, EarlyFragments, EndpointShare, IdentityFrom, Revoke, Tunnel};
+use crate::config::{
+    Config, EarlyFragments, EndpointShare, IdentityFrom, Revoke, Tunnel, Verdicts,
+};
 use crate::gateway::Gateway;
 use crate::probe::Kernel;
 use crate::sizes::Sizes;
@@ -41,6 +43,12 @@ pub(super) fn of(
         decap_flags: u16::from(kernel.decap_flags),
         seed,
         events_per_s: config.events_per_s,
+        verdicts: match config.verdicts {
+            Verdicts::None => verdicts::NONE,
+            Verdicts::Judged => verdicts::JUDGED,
+            Verdicts::All => verdicts::ALL,
+        },
+        verdicts_per_s: config.verdicts_per_s,
         gateway_v4: address_or_none(config.gateway(true)),
         gateway_v6: address_or_none(config.gateway(false)),
         gateway_mac: gateway.mac,

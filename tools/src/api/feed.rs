@@ -48,7 +48,7 @@ pub struct Untold {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Why {
-    /// There were more than `events_per_s` of one reason in a second.
+    /// There were more than `events_per_s` of one reason, or `verdicts_per_s`, in a second.
     RateLimit,
     /// The kernel's ring buffer was full.
     RingFull,

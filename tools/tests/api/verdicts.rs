@@ -22,7 +22,7 @@ use datapath_kern::abi::{
     policy::{PeerKey, PortKey, PortVerdict, matched, word},
 };
 use datapath_tools::api::{EventView, Item, Node};
-use datapath_user::{Datapath, Events};
+use datapath_user::{Config, Datapath, EventKind, Events, Verdicts};
 
 use super::{events::watched, memory::Server};
 
@@ -40,16 +40,15 @@ struct Scene {
 }
 
 impl Scene {
-    fn new() -> Self {
+    fn new(verdicts: Verdicts) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("dpv{}-{number}", process::id());
         let plan = Plan::new(name.parse().unwrap()).with_nodes(1, NodePlan::default());
         let fabric = Fabric::build(plan).unwrap();
-        let datapaths = InProcess::start(&fabric, Family::Ipv4).unwrap();
-        let this = Self { fabric, datapaths };
-        this.datapaths.inside(0, enforce).unwrap();
-        this
+        let told = |config: &mut Config| config.verdicts = verdicts;
+        let datapaths = InProcess::with(&fabric, Family::Ipv4, told).unwrap();
+        Self { fabric, datapaths }
     }
 
     fn pod(&self, number: u8) -> &Namespace {
@@ -80,7 +79,8 @@ fn read_until(events: &mut Events, wanted: impl Fn(&EventView) -> bool) -> Vec<E
 
 #[test]
 fn connections_read_as_hubble_prints_them() {
-    let scene = Scene::new();
+    let scene = Scene::new(Verdicts::Judged);
+    scene.datapaths.inside(0, enforce).unwrap();
     let mut events = scene.datapaths.inside(0, Datapath::events).unwrap();
     let _echo = EchoServer::start(scene.pod(2), &[ALLOWED, DENIED], &[]).unwrap();
     let [client, server] = ["n1p1", "n1p2"].map(|id| scene.identity(id));
@@ -145,6 +145,34 @@ fn connections_read_as_hubble_prints_them() {
     assert!(ingress("denied") >= Some(2), "{counts:?}");
     drop(events);
     scene.datapaths.stop().unwrap();
+}
+
+#[test]
+fn flows_that_need_no_rule_are_told_when_asked_for() {
+    for (verdicts, wanted) in [
+        (Verdicts::None, &[][..]),
+        (Verdicts::All, &["egress", "ingress"]),
+    ] {
+        let scene = Scene::new(verdicts);
+        let mut events = scene.datapaths.inside(0, Datapath::events).unwrap();
+        let _echo = EchoServer::start(scene.pod(2), &[ALLOWED], &[]).unwrap();
+        let [from, to] = [1, 2].map(|pod| paths::pod_address(1, pod, Family::Ipv4));
+        let options = Options::default()
+            .with_source(SocketAddr::new(from, 40_001))
+            .with_timeout(PATIENCE);
+        let to = SocketAddr::new(to, ALLOWED);
+        let session = TcpSession::connect(scene.pod(1), to, &options).unwrap();
+        // Verdicts are told before the packet goes on.
+        let told = events.read(usize::MAX);
+        let of_flow = told.iter().filter(|event| {
+            event.kind == EventKind::PolicyVerdict && event.source.port == Some(40_001)
+        });
+        let directions: Vec<_> = of_flow.map(|event| event.direction.as_str()).collect();
+        assert_eq!(directions, wanted, "{verdicts:?}");
+        session.close().unwrap();
+        drop(events);
+        scene.datapaths.stop().unwrap();
+    }
 }
 
 /// Lets the first pod begin TCP flows with port [`ALLOWED`] of the second one, and nobody else

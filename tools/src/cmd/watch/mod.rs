@@ -43,8 +43,9 @@ brackets sent under an address that is not its own; (unproven) is an address tha
 put there.
 
 Several values of one option are alternatives; different options must all fit. Each --not takes
-away what fits the option behind it. The kernel tells so many events of each kind in a second
-(events_per_s); how many it did not tell is said.";
+away what fits the option behind it. The kernel tells so many drops of each reason and so many
+verdicts in a second (events_per_s and verdicts_per_s of the agent's configuration); how many it
+did not tell is said.";
 
 /// Show what becomes of packets, as it happens
 #[derive(Debug, Args)]
