@@ -15,24 +15,34 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 pub(crate) struct FileWatch {
     inotify: Inotify,
     directory: PathBuf,
-    name: OsString,
+    /// The file; none: whatever is in the directory.
+    name: Option<OsString>,
 }
 
 impl FileWatch {
     /// Begins to listen; there is none where the kernel does not let it.
     pub(crate) fn new(file: &Path) -> Option<Self> {
         let (directory, name) = (file.parent()?, file.file_name()?);
+        Self::listen(directory, Some(name.to_owned()))
+    }
+
+    /// Begins to listen for changes of any file of a directory.
+    pub(crate) fn directory(directory: &Path) -> Option<Self> {
+        Self::listen(directory, None)
+    }
+
+    fn listen(directory: &Path, name: Option<OsString>) -> Option<Self> {
         let opened = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC);
         let inotify = opened
             .inspect_err(|errno| {
-                let file = file.display();
-                tracing::warn!(%file, %errno, "cannot hear when it changes: looked at by time");
+                let (directory, name) = (directory.display(), &name);
+                tracing::warn!(%directory, ?name, %errno, "cannot hear of changes: looked at by time");
             })
             .ok()?;
         let watch = Self {
             inotify,
             directory: directory.to_owned(),
-            name: name.to_owned(),
+            name,
         };
         watch.arm();
         Some(watch)
@@ -54,13 +64,16 @@ impl FileWatch {
         }
     }
 
-    /// Takes what was heard; returns whether the file may have changed.
+    /// Takes what was heard; returns whether the file, or one of the directory, may have changed.
     pub(crate) fn drain(&self) -> bool {
         let mut any = false;
         // Until there is nothing more to read.
         while let Ok(events) = self.inotify.read_events() {
             any |= events.iter().any(|event| match &event.name {
-                Some(name) => *name == self.name || name.as_bytes().starts_with(b".."),
+                Some(name) => {
+                    self.name.as_ref().is_none_or(|known| known == name)
+                        || name.as_bytes().starts_with(b"..")
+                }
                 // The directory itself, or more than there was room for.
                 None => true,
             });
@@ -111,6 +124,18 @@ mod tests {
         fs::rename(at("..new"), at("..data")).unwrap();
         assert!(watch.drain(), "another ConfigMap");
         assert_eq!(fs::read_to_string(at("masq")).unwrap(), "d");
+    }
+
+    #[test]
+    fn any_file_of_a_directory_is_heard() {
+        let directory = tempfile::tempdir().unwrap();
+        let watch = FileWatch::directory(directory.path()).unwrap();
+        assert!(!watch.drain());
+        for name in ["a", "b"] {
+            fs::write(directory.path().join(name), name).unwrap();
+            assert!(watch.drain(), "{name}");
+        }
+        assert!(!watch.drain());
     }
 
     #[test]

@@ -19,6 +19,7 @@
 
 mod cidr;
 mod cilium;
+mod directory;
 mod files;
 mod head;
 mod networkpolicy;
@@ -33,6 +34,7 @@ mod walk;
 use std::collections::BTreeMap;
 use std::path::Path;
 
+pub use self::directory::Directory;
 use self::head::Glance;
 use self::node::{Node, Place};
 pub use self::refusal::Refusal;

@@ -45,7 +45,7 @@ Exit code 1 if something is not as the case expects.";
 /// The nodes of the case run the datapath. All of it is taken down in the end, also by Ctrl-C.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
-pub(super) struct Matrix {
+pub(in crate::cmd) struct Matrix {
     /// The case
     #[arg(long, value_name = "FILE")]
     case: PathBuf,
