@@ -53,6 +53,98 @@ fn documents_mean_what_they_say() {
     insta::assert_snapshot!("accepted", text);
 }
 
+/// Keys that formats know, other than those of labels.
+const KEYS: [&str; 52] = [
+    "apiVersion",
+    "kind",
+    "metadata",
+    "spec",
+    "specs",
+    "podSelector",
+    "policyTypes",
+    "ingress",
+    "egress",
+    "from",
+    "to",
+    "ports",
+    "port",
+    "endPort",
+    "protocol",
+    "namespaceSelector",
+    "ipBlock",
+    "cidr",
+    "except",
+    "matchLabels",
+    "matchExpressions",
+    "key",
+    "operator",
+    "values",
+    "endpointSelector",
+    "nodeSelector",
+    "ingressDeny",
+    "egressDeny",
+    "enableDefaultDeny",
+    "description",
+    "labels",
+    "log",
+    "fromEndpoints",
+    "toEndpoints",
+    "fromCIDR",
+    "toCIDR",
+    "fromCIDRSet",
+    "toCIDRSet",
+    "fromEntities",
+    "toEntities",
+    "fromNodes",
+    "toNodes",
+    "toPorts",
+    "rules",
+    "icmps",
+    "fields",
+    "type",
+    "family",
+    "authentication",
+    "mode",
+    "managedFields",
+    "finalizers",
+];
+
+/// Nothing is left out that somebody wrote: a document with any key misspelt, or any value of
+/// another kind, is refused.
+#[test]
+fn nothing_that_is_written_is_passed_over() {
+    let mut tried = 0;
+    for text in ACCEPTED.split("\n---\n") {
+        let (_title, text) = text.split_once('\n').unwrap();
+        assert_eq!(read(text, None).documents.len(), 1, "{text}");
+        for key in KEYS {
+            for (at, _) in text.match_indices(key) {
+                let (before, rest) = text.split_at(at);
+                let after = &rest[key.len()..];
+                let begins = before.ends_with([' ', '\n', '{', '"']) || before.is_empty();
+                let value = after.strip_prefix(':').or(after.strip_prefix("\":"));
+                let Some(value) = value.filter(|_| begins) else {
+                    continue;
+                };
+                let colon = &after[..after.len() - value.len()];
+                let misspelt = format!("{before}{key}x{colon}{value}");
+                assert_eq!(read(&misspelt, None).documents, [], "{misspelt}");
+                tried += 1;
+                // A value that ends with its line, or before the next of a flow mapping.
+                let end = value.find(['\n', ',', '}']).unwrap_or(value.len());
+                let (scalar, rest) = value.split_at(end);
+                if scalar.trim().is_empty() || scalar.contains(['{', '[', '&', '*', '"', '\'']) {
+                    continue;
+                }
+                let listed = format!("{before}{key}{colon} [[{}]]{rest}", scalar.trim());
+                assert_eq!(read(&listed, None).documents, [], "{listed}");
+                tried += 1;
+            }
+        }
+    }
+    assert!(tried > 500, "{tried}");
+}
+
 #[test]
 fn a_refused_document_spoils_no_other() {
     let good = |name: &str| {
