@@ -110,7 +110,7 @@ impl Given {
             Topic::Demo => Command::Demo { keep: self.keep },
             Topic::Test => Command::Test {
                 tiers: if self.tiers.is_empty() {
-                    Tier::ALL.to_vec()
+                    Tier::USUAL.to_vec()
                 } else {
                     self.tiers
                 },
@@ -180,6 +180,16 @@ mod tests {
     }
 
     #[test]
+    fn policies_are_tested_where_that_is_asked_for() {
+        let tiers = |line| match read(line).unwrap() {
+            Command::Test { tiers, .. } => tiers,
+            other => panic!("{line} is {other:?}"),
+        };
+        assert_eq!(tiers("test policy"), [Tier::Policy]);
+        assert_eq!(tiers("test"), [Tier::Lint, Tier::Unit, Tier::Lab]);
+    }
+
+    #[test]
     fn budgets_are_read() {
         let none = Budget::default();
         assert_eq!(read("fuzz").unwrap(), Command::Fuzz(none));
@@ -211,7 +221,7 @@ mod tests {
             let Command::Test { tiers, .. } = read(line).unwrap() else {
                 panic!("{line} is not a test run");
             };
-            assert_eq!(tiers, Tier::ALL);
+            assert_eq!(tiers, Tier::USUAL);
         }
     }
 

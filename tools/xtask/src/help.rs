@@ -118,15 +118,15 @@ Run the tests, tier by tier. Whatever is missing is set up first.
 
 Usage: cargo xtask test [TIER...] [--allow-skip TIER]
 
-  lint  formatting, clippy, documentation, no unfinished code, no warning in the eBPF object
-  unit  cargo test of every package but the conformance suite; half a minute of the fuzzer
-  lab   the conformance suite: real packets through network namespaces; needs root
+  lint    formatting, clippy, documentation, no unfinished code, no warning in the eBPF object
+  unit    cargo test of every package but the conformance suite; half a minute of the fuzzer
+  lab     the conformance suite: real packets through network namespaces; needs root
+  policy  all policy cases, and random policies; needs root (lab: the quick ones)
 
-Without a TIER: all, in this order. A failed tier does not stop the next one.
+Without a TIER: the first three. A failed tier does not stop the next one.
 A tier that cannot run counts as skipped and fails the run, unless --allow-skip names it.
 
-Not among them, as it takes minutes: cargo xtask test kernels, on other kernels and network
-cards; see cargo xtask test kernels --help.
+Not among them: cargo xtask test kernels, on other kernels and network cards.
 
 Examples:
   cargo xtask test

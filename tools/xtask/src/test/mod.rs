@@ -23,11 +23,15 @@ pub(crate) enum Tier {
     Unit,
     /// The conformance suite, in network namespaces.
     Lab,
+    /// All policy cases, and random ones.
+    Policy,
 }
 
 impl Tier {
-    /// All tiers, in the order in which they run.
-    pub(crate) const ALL: [Self; 3] = [Self::Lint, Self::Unit, Self::Lab];
+    /// The tiers that run where none is named, in this order.
+    pub(crate) const USUAL: [Self; 3] = [Self::Lint, Self::Unit, Self::Lab];
+    /// All tiers.
+    const ALL: [Self; 4] = [Self::Lint, Self::Unit, Self::Lab, Self::Policy];
 
     /// Its name on the command line.
     pub(crate) fn name(self) -> &'static str {
@@ -35,6 +39,7 @@ impl Tier {
             Self::Lint => "lint",
             Self::Unit => "unit",
             Self::Lab => "lab",
+            Self::Policy => "policy",
         }
     }
 
@@ -43,12 +48,14 @@ impl Tier {
             Self::Lint => "formatting, clippy, documentation, unfinished code",
             Self::Unit => "every package but the conformance suite",
             Self::Lab => "the conformance suite, in network namespaces",
+            Self::Policy => "all policy cases and random policies, in network namespaces",
         }
     }
 
     /// Why it cannot run here, if it cannot.
     fn obstacle(self) -> Option<&'static str> {
-        (self == Self::Lab && !is_root()).then_some("needs root")
+        let is_lab = matches!(self, Self::Lab | Self::Policy);
+        (is_lab && !is_root()).then_some("needs root")
     }
 }
 
@@ -57,7 +64,7 @@ impl FromStr for Tier {
 
     fn from_str(name: &str) -> Result<Self> {
         let known = Self::ALL.into_iter().find(|tier| tier.name() == name);
-        known.ok_or_else(|| anyhow!("unknown tier {name:?}; there are: lint, unit, lab"))
+        known.ok_or_else(|| anyhow!("unknown tier {name:?}; there are: lint, unit, lab, policy"))
     }
 }
 

@@ -35,6 +35,7 @@ pub(crate) fn of(tier: Tier) -> &'static [Step] {
         Tier::Lint => LINT,
         Tier::Unit => UNIT,
         Tier::Lab => LAB,
+        Tier::Policy => POLICY,
     }
 }
 
@@ -91,6 +92,26 @@ const LAB: &[Step] = &[Step::Cargo {
         "--no-fail-fast",
         "--",
         "--test-threads=1",
+    ],
+}];
+
+const POLICY: &[Step] = &[Step::Cargo {
+    env: &[
+        ("DATAPATH_CASES", "all"),
+        ("DATAPATH_RANDOM_POLICIES", "200"),
+    ],
+    args: &[
+        "test",
+        "--package",
+        "datapath-conformance",
+        "--test",
+        "policy_cases",
+        "--test",
+        "policy_random",
+        "--no-fail-fast",
+        "--",
+        "--test-threads=1",
+        "--nocapture",
     ],
 }];
 
