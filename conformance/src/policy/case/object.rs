@@ -48,8 +48,8 @@ pub struct Pod {
     pub node: String,
     /// Whether it has its node's network.
     pub host_network: bool,
-    /// Its service account.
-    pub service_account: Option<String>,
+    /// Its service account: `default` where the file says none, as an API server has it.
+    pub service_account: String,
     /// Its named container ports.
     pub ports: Vec<NamedPort>,
     /// Its addresses; a pod of the node's network has the node's instead.
@@ -185,7 +185,9 @@ pub(super) fn pod(piece: &Piece<'_>) -> Result<Pod, Problem> {
         labels: metadata.labels,
         node: spec.node_name,
         host_network: spec.host_network,
-        service_account: spec.service_account_name,
+        service_account: spec
+            .service_account_name
+            .unwrap_or_else(|| "default".to_owned()),
         ports: ports.filter_map(named).collect(),
         addresses: all
             .iter()

@@ -19,7 +19,8 @@ use std::{
 
 use datapath_tunnel::netlink::{Link, Netlink, Route, VethEnd};
 use datapath_user::{
-    Config, Datapath, EndpointSpec, Events, PeerSpec, RemotePod, Tunnel, policy::Document,
+    Config, Datapath, EndpointSpec, Events, IdentitySource, PeerSpec, PolicyConfig, RemotePod,
+    Tunnel, policy::Document,
 };
 use ipnet::IpNet;
 
@@ -145,7 +146,7 @@ impl Arena {
         for (number, host) in (1..).zip(&case.hosts) {
             self.add_host(number, host)?;
         }
-        for (number, pod) in (1..).zip(&case.pods) {
+        for (number, pod) in (1_u32..).zip(&case.pods) {
             self.add_pod(number, pod, case)?;
         }
         self.introduce(case)
@@ -153,8 +154,10 @@ impl Arena {
 
     /// Has all nodes follow these policies, and no others.
     pub(super) fn enforce(&self, documents: &[Document]) -> Result<()> {
-        // Nothing takes them yet.
-        let _ = documents;
+        for node in &self.nodes {
+            // An API server would keep the refused ones to itself.
+            node.inside(|datapath| datapath.set_policies(documents.to_vec(), Vec::new()))?;
+        }
         Ok(())
     }
 
@@ -233,6 +236,13 @@ impl Arena {
             // Every drop is evidence.
             events_per_s: 100_000,
             event_ring_bytes: 1 << 22,
+            policy: PolicyConfig {
+                host_firewall: true,
+                node_labels: layout.labels.clone(),
+                // The same numbers on all nodes.
+                identities: IdentitySource::Cluster,
+                ..PolicyConfig::default()
+            },
             ..Config::new(bpffs, [UPLINK])
         };
         let opened = namespace.run(|| Datapath::open(config))?;
@@ -282,8 +292,13 @@ impl Arena {
             netns: namespace.path().to_owned(),
             interface: UPLINK.to_owned(),
             addresses: pod.addresses.clone(),
-            identity: Some(identity(number)),
-            ..EndpointSpec::default()
+            identity: None,
+            namespace: Some(pod.namespace.clone()),
+            name: Some(pod.name.clone()),
+            labels: pod.labels.clone(),
+            namespace_labels: namespace_labels(case, pod),
+            service_account: Some(pod.service_account.clone()),
+            ports: pod.ports.clone(),
         };
         running.inside(|datapath| datapath.add_endpoint(&spec))?;
         self.pods.push((node, spec.id));
@@ -306,12 +321,18 @@ impl Arena {
                 let Some(address) = tunnel_end(&other.layout) else {
                     continue;
                 };
-                let pods = (1..).zip(&case.pods);
-                let pods =
-                    pods.filter(|(_, pod)| pod.node == other.layout.name && !pod.host_network);
-                let pods = pods.flat_map(|(number, pod)| {
+                let is_there = |pod: &&Pod| pod.node == other.layout.name && !pod.host_network;
+                let pods = case.pods.iter().filter(is_there).flat_map(|pod| {
                     let addresses = pod.addresses.iter();
-                    addresses.map(move |&address| RemotePod::new(address, Some(identity(number))))
+                    addresses.map(move |&address| RemotePod {
+                        namespace: Some(pod.namespace.clone()),
+                        name: Some(pod.name.clone()),
+                        labels: pod.labels.clone(),
+                        namespace_labels: namespace_labels(case, pod),
+                        service_account: Some(pod.service_account.clone()),
+                        ports: pod.ports.clone(),
+                        ..RemotePod::new(address, None)
+                    })
                 });
                 let spec = PeerSpec {
                     name: other.layout.name.clone(),
@@ -320,7 +341,7 @@ impl Arena {
                     pod_cidrs: other.layout.pod_cidrs.clone(),
                     pods: pods.collect(),
                     uplink: None,
-                    labels: BTreeMap::new(),
+                    labels: other.layout.labels.clone(),
                 };
                 node.inside(|datapath| datapath.upsert_peer(&spec))?;
             }
@@ -362,9 +383,10 @@ impl Arena {
     }
 }
 
-/// The identity of a case's pod, the same on all nodes.
-fn identity(number: u32) -> u32 {
-    1000 + number
+/// Labels of the namespace that a pod is in; none if the file does not describe it.
+fn namespace_labels(case: &Case, pod: &Pod) -> BTreeMap<String, String> {
+    let namespace = case.namespaces.get(&pod.namespace);
+    namespace.map(|it| it.labels.clone()).unwrap_or_default()
 }
 
 /// The address that other nodes reach it by.

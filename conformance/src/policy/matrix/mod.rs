@@ -10,9 +10,9 @@ mod result;
 mod server;
 mod table;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use datapath_user::Tunnel;
+use datapath_user::{Tunnel, policy::Document};
 
 use self::{
     arena::{Arena, Place},
@@ -25,7 +25,7 @@ pub use self::{
     result::{Cell, Matrix, Mismatch, Rejected, Verdict},
     table::{summary, table},
 };
-use super::case::{Case, CellId, Need, ProbeProtocol};
+use super::case::{Case, CellId, Need};
 use crate::{error::Result, family::Family, topology::LabName};
 
 /// Runs cases one after the other, in namespaces whose names begin with that of its lab.
@@ -67,14 +67,36 @@ impl Runner {
             all = case.cells();
             &all
         };
-        let outcome = self.attempt(case, cells);
+        self.enforce(case, cells, policies::read(case))
+    }
+
+    /// Builds a case and sends `cells`, under these policies instead of those of its file.
+    ///
+    /// # Errors
+    ///
+    /// As [`Runner::run`].
+    pub fn run_under(
+        &mut self,
+        documents: Vec<Document>,
+        case: &Case,
+        cells: &[CellId],
+    ) -> Result<Matrix> {
+        let policies = Policies {
+            documents,
+            rejected: Vec::new(),
+        };
+        self.enforce(case, cells, policies)
+    }
+
+    fn enforce(&mut self, case: &Case, cells: &[CellId], policies: Policies) -> Result<Matrix> {
+        let outcome = self.attempt(case, cells, policies);
         if outcome.is_err() {
             self.arena = None;
         }
         outcome
     }
 
-    fn attempt(&mut self, case: &Case, cells: &[CellId]) -> Result<Matrix> {
+    fn attempt(&mut self, case: &Case, cells: &[CellId], policies: Policies) -> Result<Matrix> {
         let layouts = layout::nodes(case);
         if self
             .arena
@@ -88,13 +110,9 @@ impl Runner {
             none => none.insert(Arena::build(self.lab.clone(), &layouts, self.tunnel)?),
         };
         arena.populate(case)?;
-        let Policies {
-            documents,
-            rejected,
-        } = policies::read(case);
-        arena.enforce(&documents)?;
+        arena.enforce(&policies.documents)?;
         let results = probe(arena, case, cells, &mut self.numbers)?;
-        Ok(Matrix::new(case, rejected, results))
+        Ok(Matrix::new(case, policies.rejected, results))
     }
 }
 
@@ -137,23 +155,23 @@ fn probe(arena: &Arena, case: &Case, cells: &[CellId], numbers: &mut Numbers) ->
     Ok(results.collect())
 }
 
-/// Everyone who is sent something listens for all of it.
+/// Everyone who is sent something listens for it.
 fn listen(arena: &Arena, cells: &[CellId]) -> Result<Servers> {
-    let ports: BTreeSet<_> = cells
-        .iter()
-        .map(|cell| (cell.protocol, cell.port))
-        .collect();
-    let ports: Vec<(ProbeProtocol, u16)> = ports.into_iter().collect();
-    let receivers: BTreeSet<_> = cells.iter().map(|cell| &cell.destination).collect();
-    let mut servers = Servers::default();
-    let mut served = BTreeSet::new();
-    for place in receivers.into_iter().filter_map(|id| arena.place(id)) {
+    let mut wanted: BTreeMap<_, (&Place, BTreeSet<_>)> = BTreeMap::new();
+    for cell in cells {
+        let Some(place) = arena.place(&cell.destination) else {
+            continue;
+        };
         for &address in &place.addresses {
             // Pods of their node's network are one with it.
-            if served.insert(address) {
-                servers.listen(arena.namespace(place)?, address, &ports)?;
-            }
+            let (_, ports) = wanted.entry(address).or_insert((place, BTreeSet::new()));
+            ports.insert((cell.protocol, cell.port));
         }
+    }
+    let mut servers = Servers::default();
+    for (address, (place, ports)) in wanted {
+        let ports: Vec<_> = ports.into_iter().collect();
+        servers.listen(arena.namespace(place)?, address, &ports)?;
     }
     Ok(servers)
 }
