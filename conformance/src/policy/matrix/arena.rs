@@ -14,7 +14,9 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    panic,
     path::PathBuf,
+    thread,
 };
 
 use datapath_tunnel::netlink::{Link, Netlink, Route, VethEnd};
@@ -24,7 +26,7 @@ use datapath_user::{
 };
 use ipnet::IpNet;
 
-use super::layout::NodeLayout;
+use super::layout::{self, NodeLayout};
 use crate::{
     error::{Error, Result},
     family::Family,
@@ -121,15 +123,31 @@ impl Arena {
             tunnel,
             _directory: directory,
         };
-        for (number, layout) in (1_u8..).zip(layouts) {
-            arena.add_node(number, layout)?;
-        }
+        let wired: Vec<_> = (1_u8..)
+            .zip(layouts)
+            .map(|(number, layout)| arena.add_node(number, layout))
+            .collect::<Result<_>>()?;
+        // The verifier takes seconds for each node, and they do not wait for each other.
+        let opened = thread::scope(|scope| {
+            let opening: Vec<_> = wired
+                .into_iter()
+                .map(|(node, config)| scope.spawn(|| node.open(config)))
+                .collect();
+            let join = |thread: thread::ScopedJoinHandle<'_, _>| {
+                thread
+                    .join()
+                    .unwrap_or_else(|payload| panic::resume_unwind(payload))
+            };
+            opening.into_iter().map(join).collect::<Vec<_>>()
+        });
+        arena.nodes = opened.into_iter().collect::<Result<_>>()?;
         Ok(arena)
     }
 
-    /// Whether it has these nodes.
-    pub(super) fn fits(&self, layouts: &[NodeLayout]) -> bool {
-        self.nodes.iter().map(|node| &node.layout).eq(layouts)
+    /// Whether its nodes are those of a case, and the case's addresses lie where they should.
+    pub(super) fn fits(&self, case: &Case) -> bool {
+        let layouts: Vec<_> = self.nodes.iter().map(|node| &node.layout).collect();
+        layout::fit(&layouts, case)
     }
 
     /// Puts a case's pods and hosts in the place of those that are there.
@@ -218,7 +236,8 @@ impl Arena {
         })
     }
 
-    fn add_node(&mut self, number: u8, layout: &NodeLayout) -> Result<()> {
+    /// Makes a node's namespace, for its datapath to be opened in.
+    fn add_node(&self, number: u8, layout: &NodeLayout) -> Result<(Running, Config)> {
         let namespace = Namespace::create(&self.plan.node_namespace(number))?;
         set_up_stack(&namespace, false)?;
         let port = self.wire(&format!("n{number}"), &namespace, &layout.addresses)?;
@@ -245,14 +264,12 @@ impl Arena {
             },
             ..Config::new(bpffs, [UPLINK])
         };
-        let opened = namespace.run(|| Datapath::open(config))?;
-        let datapath = opened.map_err(failed(&layout.name))?;
-        self.nodes.push(Running {
+        let node = Running {
             layout: layout.clone(),
             namespace,
-            datapath: Some(datapath),
-        });
-        Ok(())
+            datapath: None,
+        };
+        Ok((node, config))
     }
 
     fn add_host(&mut self, number: u32, host: &ExternalHost) -> Result<()> {
@@ -435,6 +452,13 @@ fn with_length(address: IpAddr, length: u8) -> IpNet {
 }
 
 impl Running {
+    /// Loads the node's datapath.
+    fn open(mut self, config: Config) -> Result<Self> {
+        let opened = self.namespace.run(|| Datapath::open(config))?;
+        self.datapath = Some(opened.map_err(failed(&self.layout.name))?);
+        Ok(self)
+    }
+
     /// Has the datapath do something inside its namespace.
     fn inside<R: Send>(
         &self,

@@ -25,6 +25,12 @@ impl NodeLayout {
         let mut all = self.addresses.iter().copied();
         all.find(|&address| Family::of(address) == family)
     }
+
+    /// Whether its pods may have all addresses of these ranges.
+    fn covers(&self, ranges: &[IpNet]) -> bool {
+        let mut all = ranges.iter();
+        all.all(|range| self.pod_cidrs.iter().any(|cidr| cidr.contains(range)))
+    }
 }
 
 /// Lays out the nodes of a case, in its order.
@@ -90,6 +96,26 @@ pub(super) fn nodes(case: &Case) -> Vec<NodeLayout> {
     .collect()
 }
 
+/// Whether nodes that are there will do for a case: they are its nodes, its pods are in their ranges,
+/// and nobody else is.
+pub(super) fn fit(there: &[&NodeLayout], case: &Case) -> bool {
+    let same = there.iter().zip(&case.nodes).all(|(layout, node)| {
+        (&layout.name, &layout.labels, &layout.addresses)
+            == (&node.name, &node.labels, &node.addresses)
+            && (node.pod_cidrs.is_empty() || layout.covers(&node.pod_cidrs))
+    });
+    let home = |address: &IpAddr| {
+        let mut all = there.iter();
+        all.find(|layout| layout.pod_cidrs.iter().any(|cidr| cidr.contains(address)))
+            .map(|layout| layout.name.as_str())
+    };
+    let is_gateway = |address| there.iter().any(|layout| layout.gateways.contains(address));
+    same && there.len() == case.nodes.len()
+        && taken(case)
+            .iter()
+            .all(|(address, node)| home(address) == *node && !is_gateway(address))
+}
+
 /// All addresses of a case; those of pods with their node.
 fn taken(case: &Case) -> BTreeMap<IpAddr, Option<&str>> {
     let pods = case.pods.iter().filter(|pod| !pod.host_network);
@@ -142,6 +168,10 @@ mod tests {
     use super::*;
 
     fn layout(pods: &str) -> Vec<NodeLayout> {
+        nodes(&case(pods))
+    }
+
+    fn case(pods: &str) -> Case {
         let mut text = "apiVersion: conformance/v1\nkind: Case\nmetadata: {name: c}\n\
                         spec: {probes: [{protocol: TCP, port: 80}], families: [4, 6]}\n"
             .to_owned();
@@ -160,7 +190,7 @@ mod tests {
                  spec: {{nodeName: {node}}}\nstatus: {{podIPs: [{{ip: '{address}'}}]}}\n"
             );
         }
-        nodes(&Case::parse(&text, Path::new("c.yaml")).unwrap())
+        Case::parse(&text, Path::new("c.yaml")).unwrap()
     }
 
     fn texts<T: ToString>(all: &[T]) -> Vec<String> {
@@ -176,6 +206,20 @@ mod tests {
             texts(&both[1].pod_cidrs),
             ["10.244.2.0/24", "fdff:ffff:ffff::2/128"]
         );
+    }
+
+    #[test]
+    fn nodes_are_used_again_by_cases_that_fit_in() {
+        let both = nodes(&case("a n1 10.244.1.10\nb n2 10.244.2.10"));
+        let there: Vec<_> = both.iter().collect();
+        for fitting in ["", "c n1 10.244.1.99", "a n2 10.244.2.77"] {
+            assert!(fit(&there, &case(fitting)), "{fitting}");
+        }
+        // Of another node's range, of none, and a gateway.
+        for other in ["a n2 10.244.1.10", "a n1 10.0.0.1", "a n1 10.244.1.1"] {
+            assert!(!fit(&there, &case(other)), "{other}");
+        }
+        assert!(!fit(&there[..1], &case("")));
     }
 
     #[test]

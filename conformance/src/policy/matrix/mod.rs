@@ -97,17 +97,15 @@ impl Runner {
     }
 
     fn attempt(&mut self, case: &Case, cells: &[CellId], policies: Policies) -> Result<Matrix> {
-        let layouts = layout::nodes(case);
-        if self
-            .arena
-            .as_ref()
-            .is_some_and(|arena| !arena.fits(&layouts))
-        {
+        if self.arena.as_ref().is_some_and(|arena| !arena.fits(case)) {
             self.arena = None;
         }
         let arena = match &mut self.arena {
             Some(arena) => arena,
-            none => none.insert(Arena::build(self.lab.clone(), &layouts, self.tunnel)?),
+            none => {
+                let layouts = layout::nodes(case);
+                none.insert(Arena::build(self.lab.clone(), &layouts, self.tunnel)?)
+            }
         };
         arena.populate(case)?;
         arena.enforce(&policies.documents)?;
