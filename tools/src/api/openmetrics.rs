@@ -8,7 +8,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use datapath_user::SweepView;
+use datapath_user::{PolicyStatus, SweepView};
 
 use super::{Failure, Kind, Node};
 
@@ -149,7 +149,52 @@ fn policy(registry: &mut Registry, node: &dyn Node) -> Result<(), Failure> {
          verdict: allowed, denied, or audited (let through, though it would be denied)",
         verdicts,
     );
+    documents(registry, &node.status()?.datapath.policy);
     Ok(())
+}
+
+fn documents(registry: &mut Registry, status: &PolicyStatus) {
+    let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+    for (name, help, value) in [
+        (
+            "policy_documents",
+            "Policy documents in force",
+            count(status.documents),
+        ),
+        (
+            "policy_documents_refused",
+            "Policy documents that cannot be used",
+            count(status.refused),
+        ),
+        (
+            "policy_rule_sets",
+            "Rule sets in the kernel; endpoints of equal rules share one",
+            count(status.rule_sets),
+        ),
+        (
+            "policy_classes",
+            "Classes of peers in the kernel: different lists of ports",
+            count(status.classes),
+        ),
+        (
+            "policy_update_last_us",
+            "Time from the last change of documents until every endpoint was judged by it, \
+             microseconds",
+            status.last_update_us,
+        ),
+        (
+            "policy_update_max_us",
+            "The longest such time since the agent started, microseconds",
+            status.max_update_us,
+        ),
+    ] {
+        let gauge = Gauge::<u64, AtomicU64>::default();
+        gauge.set(value);
+        registry.register(name, help, gauge);
+    }
+    let updates = Counter::<u64>::default();
+    updates.inc_by(status.updates);
+    registry.register("policy_updates", "Changes of policy documents", updates);
 }
 
 fn maps(registry: &mut Registry, node: &dyn Node) -> Result<(), Failure> {

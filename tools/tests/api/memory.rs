@@ -92,7 +92,14 @@ impl Node for Memory {
                 },
                 tallies: Tallies::default(),
                 sweeping: datapath_user::SweepView::default(),
-                policy: datapath_user::PolicyStatus::default(),
+                policy: datapath_user::PolicyStatus {
+                    documents: 3,
+                    refused: 1,
+                    updates: 7,
+                    last_update_us: 850,
+                    max_update_us: 2400,
+                    ..datapath_user::PolicyStatus::default()
+                },
                 endpoints: self.endpoints.lock().unwrap().len(),
                 peers: self.peers.lock().unwrap().len(),
                 refreshes: 0,

@@ -7,7 +7,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, lpm_trie::Key};
 use datapath_conformance::{
     family::Family,
     netns::Namespace,
@@ -15,14 +14,8 @@ use datapath_conformance::{
     probe::{EchoServer, Options, TcpSession},
     topology::{Fabric, NodePlan, Plan},
 };
-use datapath_kern::abi::{
-    endpoint::Endpoint,
-    flow::verdict,
-    metric::Direction,
-    policy::{PeerKey, PortKey, PortVerdict, matched, word},
-};
-use datapath_tools::api::{EventView, Item, Node};
-use datapath_user::{Config, Datapath, EventKind, Events, Verdicts};
+use datapath_tools::api::{EndpointSpec, EventView, Item, Node};
+use datapath_user::{Config, Datapath, EventKind, Events, Verdicts, policy::document};
 
 use super::{events::watched, memory::Server};
 
@@ -33,7 +26,26 @@ const TRIED: Duration = Duration::from_millis(300);
 const ALLOWED: u16 = 8080;
 const DENIED: u16 = 8081;
 
-/// Two pods of one node, and the policy in force.
+const POLICY: &str = "\
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata:
+  name: server
+  namespace: default
+spec:
+  podSelector:
+    matchLabels:
+      app: server
+  ingress:
+  - from:
+    - podSelector:
+        matchLabels:
+          app: client
+    ports:
+    - port: 8080
+";
+
+/// Two pods of one node.
 struct Scene {
     fabric: Fabric,
     datapaths: InProcess,
@@ -49,6 +61,28 @@ impl Scene {
         let told = |config: &mut Config| config.verdicts = verdicts;
         let datapaths = InProcess::with(&fabric, Family::Ipv4, told).unwrap();
         Self { fabric, datapaths }
+    }
+
+    /// Calls the pods `client-1` and `server`, and puts the policy in force.
+    fn enforce(&self) {
+        self.call("n1p1", "client-1", "client");
+        self.call("n1p2", "server", "server");
+        let reading = document::read(POLICY, None);
+        assert!(reading.refused.is_empty(), "{:?}", reading.refused);
+        let set = |datapath: &Datapath| datapath.set_policies(reading.documents, Vec::new());
+        self.datapaths.inside(0, set).unwrap();
+    }
+
+    /// Gives a pod a name and a label, and the identity that goes with that.
+    fn call(&self, id: &str, name: &str, app: &str) {
+        let spec = EndpointSpec {
+            namespace: Some("default".to_owned()),
+            name: Some(name.to_owned()),
+            labels: [("app".to_owned(), app.to_owned())].into(),
+            ..EndpointSpec::default()
+        };
+        let call = |datapath: &Datapath| datapath.set_endpoint_labels(id, &spec);
+        self.datapaths.inside(0, call).unwrap();
     }
 
     fn pod(&self, number: u8) -> &Namespace {
@@ -80,7 +114,7 @@ fn read_until(events: &mut Events, wanted: impl Fn(&EventView) -> bool) -> Vec<E
 #[test]
 fn connections_read_as_hubble_prints_them() {
     let scene = Scene::new(Verdicts::Judged);
-    scene.datapaths.inside(0, enforce).unwrap();
+    scene.enforce();
     let mut events = scene.datapaths.inside(0, Datapath::events).unwrap();
     let _echo = EchoServer::start(scene.pod(2), &[ALLOWED, DENIED], &[]).unwrap();
     let [client, server] = ["n1p1", "n1p2"].map(|id| scene.identity(id));
@@ -110,13 +144,15 @@ fn connections_read_as_hubble_prints_them() {
             let own = format!("--from-port={own}");
             let lines = watched(
                 &api,
-                &[&["--all", own.as_str(), "--to-pod=n1p2"], more].concat(),
+                &[&["--all", own.as_str(), "--to-pod=default/server"], more].concat(),
             );
             let time = "Nov 21 06:30:00.123: ".len();
             lines.iter().map(|line| line[time..].to_owned()).collect()
         };
         let ends = |own: u16, arrow: &str, port: u16| {
-            format!("n1p1:{own} (ID:{client}) {arrow} n1p2:{port} (ID:{server})")
+            format!(
+                "default/client-1:{own} (ID:{client}) {arrow} default/server:{port} (ID:{server})"
+            )
         };
         let allowed = ends(ports[0], "->", ALLOWED);
         let denied = ends(ports[1], "<>", DENIED);
@@ -134,6 +170,14 @@ fn connections_read_as_hubble_prints_them() {
                 format!("{denied} Policy denied DROPPED (TCP Flags: SYN)"),
             ]
         );
+        let named = seen(
+            ports[0],
+            &["--policy=default/server", "--print-policy-names"],
+        );
+        let by = "policy-verdict:L3-L4 INGRESS ALLOWED BY server (NetworkPolicy)";
+        assert_eq!(named, [format!("{allowed} {by} (TCP Flags: SYN)")]);
+        let labelled = ["--from-label=app=client", "--to-label=k8s:app=server"];
+        assert_eq!(seen(ports[0], &labelled).len(), 1);
     }
     let counts = scene.datapaths.inside(0, Datapath::policy_counts).unwrap();
     let ingress = |verdict: &str| {
@@ -173,44 +217,4 @@ fn flows_that_need_no_rule_are_told_when_asked_for() {
         drop(events);
         scene.datapaths.stop().unwrap();
     }
-}
-
-/// Lets the first pod begin TCP flows with port [`ALLOWED`] of the second one, and nobody else
-/// anything; written into the maps as they are.
-fn enforce(datapath: &Datapath) -> Result<(), datapath_user::Error> {
-    const SET: u32 = 5;
-    const CLASS: u32 = 9;
-    let maps = datapath.config().bpffs.join("maps");
-    let open = |name: &str| {
-        let data = MapData::from_pin(maps.join(name)).unwrap();
-        Map::from_map_data(data).unwrap()
-    };
-    let mut peers: HashMap<_, PeerKey, u32> = open("policy_peers").try_into().unwrap();
-    let client = PeerKey::new(SET, Direction::Ingress, paths::pod_identity(1, 1));
-    peers.insert(client, CLASS, 0).unwrap();
-    let mut ports: LpmTrie<_, PortKey, PortVerdict> = open("policy_ports").try_into().unwrap();
-    let port = PortKey {
-        class: CLASS,
-        protocol: 6,
-        port: ALLOWED.into(),
-        ..PortKey::default()
-    };
-    let allow = PortVerdict {
-        rule_id: 77,
-        verdict: verdict::ALLOW,
-        matched: matched::L3_L4,
-        ..PortVerdict::default()
-    };
-    let key = Key::new(PortKey::PORT_BITS, port);
-    ports.insert(&key, allow, 0).unwrap();
-    let mut endpoints: Array<_, Endpoint> = open("endpoints").try_into().unwrap();
-    let server = datapath
-        .endpoints()
-        .into_iter()
-        .find(|endpoint| endpoint.id == "n1p2");
-    let slot = server.unwrap().slot.into();
-    let mut endpoint = endpoints.get(&slot, 0).unwrap();
-    endpoint.policy = word::INGRESS | SET;
-    endpoints.set(slot, endpoint, 0).unwrap();
-    Ok(())
 }
