@@ -2,8 +2,13 @@
 //!
 //! 1,000 documents with different selectors over 500 identities, 100 of which have endpoints on the
 //! node: [`Mix`]. Before the measurements it prints how much there is, and how much memory it takes.
-#![allow(missing_docs, reason = "the macros of criterion")]
+#![allow(
+    missing_docs,
+    clippy::print_stdout,
+    reason = "the macros of criterion; what was measured is printed"
+)]
 
+use std::cell::Cell;
 use std::fs;
 use std::hint::black_box;
 
@@ -62,18 +67,19 @@ fn policy(criterion: &mut Criterion) {
             BatchSize::PerIteration,
         );
     });
-    let mut number = identity::FIRST_ALLOCATED + 10_000;
+    let next = Cell::new(identity::FIRST_ALLOCATED + 10_000);
     group.bench_function("one identity", |bencher| {
         bencher.iter_batched(
             || {
-                number += 1;
+                let number = next.get() + 1;
+                next.set(number);
                 let mut identities = mix.identities.iter().cycle();
                 let (_, labels) = identities
                     .nth(number as usize % 500)
                     .expect("there are pods");
-                labels.clone()
+                (number, labels.clone())
             },
-            |labels| {
+            |(number, labels)| {
                 let changed = engine.set_identity(number, labels);
                 let local = mix
                     .endpoints

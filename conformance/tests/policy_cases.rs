@@ -1,5 +1,11 @@
 //! Policy cases on the real datapath: the quick ones, or those that `DATAPATH_CASES` names.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "helpers of tests, outside of what clippy takes for one; how far it is"
+)]
+
 mod util;
 
 use std::{
@@ -65,7 +71,8 @@ fn without_policies_everyone_reaches_everyone_in_every_tunnel_mode() {
 /// All cases there are, in the order of their names.
 fn all_cases() -> Vec<Case> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("cases");
-    let files = fs::read_dir(&directory).unwrap_or_else(|error| panic!("{directory:?}: {error}"));
+    let files =
+        fs::read_dir(&directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
     let files: BTreeSet<PathBuf> = files.map(|entry| entry.unwrap().path()).collect();
     let cases = files
         .iter()

@@ -2,6 +2,13 @@
 //! subjects that were not named are the same, and all are those of an engine that was told of the
 //! same state from cold.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "helpers of tests, outside of what clippy takes for one; how far it is"
+)]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

@@ -7,6 +7,13 @@
 //! DATAPATH_POLICY_SETS=100000 cargo test --release -p datapath-conformance --test policy_naive
 //! ```
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "helpers of tests, outside of what clippy takes for one; how far it is"
+)]
+
 use std::collections::BTreeMap;
 use std::env;
 
@@ -133,7 +140,7 @@ fn explains(
 ) {
     let end = |actor: &Actor| match (actor.kind, own_identity(scenario, actor)) {
         (ActorKind::Outside(address), _) => ExplainEnd::Address(address),
-        (_, Some(number)) if attempt.port % 2 == 0 => ExplainEnd::Identity(number),
+        (_, Some(number)) if attempt.port.is_multiple_of(2) => ExplainEnd::Identity(number),
         _ => ExplainEnd::Labels(endpoint_labels(actor)),
     };
     let (from, to) = match direction {

@@ -1,6 +1,12 @@
 //! Random policies on the real datapath, on both nodes: what passes is what a second reading of the
 //! documents lets pass. `DATAPATH_RANDOM_POLICIES` says how many sets.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "helpers of tests, outside of what clippy takes for one; how far it is"
+)]
+
 mod util;
 
 use std::{

@@ -1,5 +1,10 @@
 //! Numbers of identities survive a process that is killed at any moment.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests, outside of what clippy takes for one"
+)]
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -74,7 +79,8 @@ fn allocate_forever(file: &Path) -> ! {
     let mut all = LocalIdentities::open(file).unwrap();
     for app in 0.. {
         let number = all.allocate(&labels(app)).unwrap();
-        writeln!(io::stdout(), "identity {app} {number}").unwrap();
+        let told = writeln!(io::stdout(), "identity {app} {number}");
+        told.expect("the one that kills reads on");
     }
     unreachable!("there are more labels than numbers");
 }

@@ -69,7 +69,7 @@ fn labels(at: u32) -> Labels {
         (&key, &team),
         ("app", &format!("app-{at}")),
         ("group", &format!("group-{}", at % GROUPS)),
-        ("tier", ["front", "back", "data"][at as usize % 3]),
+        ("tier", tier(at)),
     ]
     .into_iter()
     .fold(Labels::default(), |labels, (key, value)| {
@@ -79,6 +79,14 @@ fn labels(at: u32) -> Labels {
 
 fn namespace(at: u32) -> String {
     format!("namespace-{}", at / NAMESPACE_PODS)
+}
+
+fn tier(at: u32) -> &'static str {
+    match at % 3 {
+        0 => "front",
+        1 => "back",
+        _ => "data",
+    }
 }
 
 fn document(at: u32, identities: u32, local: u32, random: &mut Rng) -> Document {
@@ -112,7 +120,7 @@ fn document(at: u32, identities: u32, local: u32, random: &mut Rng) -> Document 
         12..16 => {
             let key = format!("{}team", Labels::NAMESPACE_LABELS);
             let team = format!("team-{}", random.u32(..7));
-            let tier = ["front", "back", "data"][random.usize(..3)];
+            let tier = tier(random.u32(..3));
             Peer::Labelled(Selector::default().equal(source::K8S, &key, &team).with(
                 source::K8S,
                 "tier",

@@ -35,7 +35,7 @@ impl Programs {
         };
         let outcome = self.kernel.run(hook, interface, 0, frame);
         let outcome = outcome.unwrap_or_else(|error| panic!("{hook:?}: {error}"));
-        while self.kernel.take_event().is_some() {}
+        self.kernel.take_events();
         let at = match outcome.action {
             Action::Drop | Action::Pass => return None,
             Action::Out | Action::OutToNeighbour => From::Outside,

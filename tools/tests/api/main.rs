@@ -1,6 +1,10 @@
 //! Client and server of the agent's API, over a real socket, with a node that is only memory.
 
-#![allow(clippy::unwrap_used, reason = "what fails here fails a test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "what fails here fails a test"
+)]
 
 mod events;
 mod flows;

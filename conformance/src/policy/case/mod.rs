@@ -178,10 +178,10 @@ impl Case {
         };
         case.check(line)?;
         let everyone = case.endpoints();
-        case.sources = spec.endpoints(spec.sources.as_deref(), &everyone)?;
+        case.sources = Spec::endpoints(spec.sources.as_deref(), &everyone)?;
         let services: Vec<_> = case.services.iter().map(Service::id).collect();
         let receivers = [everyone, services].concat();
-        case.destinations = spec.endpoints(spec.destinations.as_deref(), &receivers)?;
+        case.destinations = Spec::endpoints(spec.destinations.as_deref(), &receivers)?;
         case.assertions = spec.assertions(&case, &receivers)?;
         Ok(case)
     }

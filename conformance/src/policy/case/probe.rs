@@ -114,7 +114,7 @@ pub fn read_probes(file: &Path, case: &str) -> Result<Vec<CellId>> {
         });
     }
     if let Some(cell) = probes
-        .probes
+        .cells
         .iter()
         .find(|cell| !cell.protocol.runs_on(cell.family))
     {
@@ -124,7 +124,7 @@ pub fn read_probes(file: &Path, case: &str) -> Result<Vec<CellId>> {
             rule: "ICMP runs on 4 only, ICMPv6 on 6 only",
         });
     }
-    Ok(probes.probes)
+    Ok(probes.cells)
 }
 
 const FORMAT: &str = "netprobes/1";
@@ -134,7 +134,8 @@ const FORMAT: &str = "netprobes/1";
 struct Probes {
     format: String,
     case: String,
-    probes: Vec<CellId>,
+    #[serde(rename = "probes")]
+    cells: Vec<CellId>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]

@@ -126,7 +126,6 @@ impl Spec {
 
     /// The endpoints of a list; without one, all.
     pub(super) fn endpoints(
-        &self,
         list: Option<&[Spanned<String>]>,
         all: &[EndpointId],
     ) -> Result<Vec<EndpointId>, Problem> {

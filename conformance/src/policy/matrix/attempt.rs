@@ -164,7 +164,7 @@ impl Attempt {
             State::Connecting { stream, request } => connected(stream, request),
             State::Asked { stream, answer } => self.asked(stream, answer),
             State::Udp(socket) => {
-                let answer = self.take(&socket, |bytes| Nonce::of_answer(bytes));
+                let answer = self.take(&socket, Nonce::of_answer);
                 (State::Udp(socket), answer)
             }
             State::Icmp { socket, reply } => {

@@ -38,7 +38,7 @@ const RETRIES: [Duration; 4] = [
     Duration::from_millis(150),
     Duration::from_millis(500),
     Duration::from_millis(1500),
-    Duration::from_millis(3000),
+    Duration::from_secs(3),
 ];
 /// How long a cell may stay silent: nothing arrived, and nothing was told to be dropped.
 const SILENCE: Duration = Duration::from_secs(5);

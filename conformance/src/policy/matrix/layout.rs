@@ -163,7 +163,7 @@ fn spare_gateway(family: Family, number: u8) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
+    use std::{fmt::Write, path::Path};
 
     use super::*;
 
@@ -176,7 +176,8 @@ mod tests {
                         spec: {probes: [{protocol: TCP, port: 80}], families: [4, 6]}\n"
             .to_owned();
         for (number, node) in (11..).zip(["n1", "n2"]) {
-            text += &format!(
+            let _ = write!(
+                text,
                 "---\napiVersion: v1\nkind: Node\nmetadata: {{name: {node}}}\n\
                  status: {{addresses: [{{type: InternalIP, address: 192.0.2.{number}}}]}}\n"
             );
@@ -185,7 +186,8 @@ mod tests {
             let [name, node, address] = pod.split(' ').collect::<Vec<_>>()[..] else {
                 panic!("{pod}");
             };
-            text += &format!(
+            let _ = write!(
+                text,
                 "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: x}}\n\
                  spec: {{nodeName: {node}}}\nstatus: {{podIPs: [{{ip: '{address}'}}]}}\n"
             );
