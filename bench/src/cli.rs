@@ -27,7 +27,8 @@ usage: cargo bench -p datapath-bench --bench NAME -- [OPTIONS]
   --against V,...   what masquerade is measured against: iptables-nft, iptables-legacy, nftables,
                     plain (all)
   --pattern P,...   traffic of masquerade: established, unproven, new, one-destination, exhausted
-                    (all; with --flows, established)
+                    (all; with --flows, established); of policy: established, new
+  --rules N,...     rules that policy is measured with (100,1000,10000)
   --mebibytes N     bytes of one sample of stream, MiB (64)
   --round-trips N   round trips of one sample of pingpong (20000)
   --family F        ipv4 or ipv6, for the pods (ipv4); family measures both
@@ -123,6 +124,7 @@ impl Wanted {
                 Arg::Long("flows") => options.flows = numbers(&mut parser, "flows")?,
                 Arg::Long("against") => options.against = words(&mut parser)?,
                 Arg::Long("pattern") => options.patterns = words(&mut parser)?,
+                Arg::Long("rules") => options.rules = numbers(&mut parser, "rules")?,
                 Arg::Long("mebibytes") => options.mebibytes = number(&mut parser, "mebibytes")?,
                 Arg::Long("round-trips") => {
                     options.round_trips = number(&mut parser, "round-trips")?;

@@ -180,6 +180,15 @@ pub enum Gate {
     CostAtMost(f64),
 }
 
+/// How good a figure must be, and should be.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Bounds {
+    /// The least that will do.
+    pub gate: Gate,
+    /// What is aimed at, if that is more.
+    pub goal: Option<Gate>,
+}
+
 impl Gate {
     /// Tells whether a factor of speed, above 1 where ours is faster, is good enough.
     #[must_use]

@@ -24,6 +24,8 @@ pub struct Options {
     /// Which of the case's patterns of traffic are measured; none: all, or those that `flows`
     /// concern.
     pub patterns: Vec<String>,
+    /// Numbers of rules that `policy` is measured with; none: what the case measures unless told.
+    pub rules: Vec<u32>,
     /// Bytes of one sample of `stream`, MiB.
     pub mebibytes: u32,
     /// Round trips of one sample of `pingpong`.
@@ -41,6 +43,8 @@ pub struct Options {
 
 /// Most flows that any case can spread frames over.
 const MAX_FLOWS: u32 = 1 << 20;
+/// Most rules that `policy` can make up.
+const MAX_RULES: u32 = 60_000;
 
 impl Default for Options {
     fn default() -> Self {
@@ -51,6 +55,7 @@ impl Default for Options {
             flows: Vec::new(),
             against: Vec::new(),
             patterns: Vec::new(),
+            rules: Vec::new(),
             mebibytes: 64,
             round_trips: 20_000,
             family: Family::Ipv4,
@@ -70,6 +75,7 @@ impl Options {
             warm_up: 0,
             packets: 2048,
             flows: vec![7],
+            rules: vec![3],
             mebibytes: 4,
             round_trips: 50,
             max_foreign_share: 1.0,
@@ -91,9 +97,12 @@ impl Options {
         ];
         let flows = self.flows.iter();
         let flows = flows.map(|&flows| ("flows", flows as usize, 1..=MAX_FLOWS as usize));
-        for (what, value, range) in numbers.into_iter().chain(flows) {
+        let rules = self.rules.iter();
+        let rules = rules.map(|&rules| ("rules", rules as usize, 2..=MAX_RULES as usize));
+        for (what, value, range) in numbers.into_iter().chain(flows).chain(rules) {
             if !range.contains(&value) {
-                let rule = "rounds: 1 to 10000; packets: 64 to 100000000; flows: 1 to 1048576; \
+                let rule = "rounds: 1 to 10000; packets: 64 to 100000000; flows: 1 to 1048576; rules: 2 to \
+                            60000; \
                             mebibytes: 1 to 65536; round-trips: 1 to 100000000";
                 let value = value.to_string();
                 return Err(Error::Invalid { what, value, rule });

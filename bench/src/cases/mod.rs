@@ -6,17 +6,26 @@ mod family;
 mod lane;
 mod masquerade;
 mod pingpong;
+mod policy;
 mod stream;
 
 pub use self::{
-    cpus::Cpus, family::AddressFamily, masquerade::Masquerade, pingpong::PingPong, stream::Stream,
+    cpus::Cpus, family::AddressFamily, masquerade::Masquerade, pingpong::PingPong, policy::Policy,
+    stream::Stream,
 };
 use crate::contest::Case;
 
 /// All of them.
 #[must_use]
-pub fn all() -> [&'static dyn Case; 5] {
-    [&Masquerade, &Stream, &PingPong, &AddressFamily, &Cpus]
+pub fn all() -> [&'static dyn Case; 6] {
+    [
+        &Masquerade,
+        &Policy,
+        &Stream,
+        &PingPong,
+        &AddressFamily,
+        &Cpus,
+    ]
 }
 
 /// The one with this name.

@@ -17,7 +17,7 @@ use datapath_conformance::{
     paths::{self, InProcess, NodeView},
     topology::{Fabric, LabName, Node, NodePlan, Plan, plan::UPLINK},
 };
-use datapath_user::{Config, Datapath};
+use datapath_user::{Config, Datapath, policy::Document};
 
 use self::card::Installed;
 use crate::{
@@ -239,6 +239,18 @@ impl Rig {
     pub fn drops(&self, node: u8) -> Result<BTreeMap<String, u64>> {
         let index = usize::from(node).saturating_sub(1);
         Ok(self.datapaths()?.drops(index)?)
+    }
+
+    /// Gives a node, counted from 1, these policies in the place of those that it has.
+    ///
+    /// # Errors
+    ///
+    /// What the datapath says; [`Error::Invalid`] where there is none.
+    pub fn set_policies(&self, node: u8, documents: Vec<Document>) -> Result<()> {
+        let index = usize::from(node).saturating_sub(1);
+        self.datapaths()?
+            .inside(index, |own| own.set_policies(documents, Vec::new()))?;
+        Ok(())
     }
 
     /// Has a node, counted from 1, remove the flows whose time is up.

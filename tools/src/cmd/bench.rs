@@ -87,9 +87,14 @@ pub(super) struct Run {
     #[arg(long, value_name = "VARIANT", value_delimiter = ',')]
     against: Vec<String>,
 
-    /// Patterns of traffic: established, unproven, new, one-destination, exhausted
+    /// Patterns of traffic: established, unproven, new, one-destination, exhausted; of policy the
+    /// first and new
     #[arg(long, value_name = "PATTERN", value_delimiter = ',')]
     pattern: Vec<String>,
+
+    /// Numbers of rules that policy is measured with
+    #[arg(long, value_name = "N", value_delimiter = ',')]
+    rules: Vec<u32>,
 
     /// Rounds that have to count
     #[arg(long, value_name = "N")]
@@ -237,6 +242,7 @@ impl Run {
             flows: self.flows.clone(),
             against: self.against.clone(),
             patterns: self.pattern.clone(),
+            rules: self.rules.clone(),
             mebibytes: self.mebibytes.unwrap_or(usual.mebibytes),
             round_trips: self.round_trips.unwrap_or(usual.round_trips),
             family: self.family.map_or(usual.family, Into::into),

@@ -3,15 +3,14 @@
 use std::rc::Rc;
 
 use datapath_kern::stage::ports::{OPEN_PROBES, RESERVE_PROBES};
-use serde_json::json;
 
 use super::{
     lab::{Flows, Lab},
-    site::Site,
+    site::{Site, against},
     variant::Variant,
 };
 use crate::{
-    contest::{Contest, Entry, Gate, Sample, Side},
+    contest::{Bounds, Contest, Entry, Gate, Sample, Side},
     error::{Error, Result},
     live::{Generator, Order},
     machine::Machine,
@@ -19,7 +18,7 @@ use crate::{
 
 /// How flows have come to be, and what may become of their packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(in crate::cases) enum Kind {
     /// Answered and confirmed.
     Established,
     /// Nobody has answered.
@@ -29,7 +28,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    pub(super) const fn name(self) -> &'static str {
+    pub(in crate::cases) const fn name(self) -> &'static str {
         match self {
             Self::Established => "established",
             Self::Unproven => "unproven",
@@ -121,7 +120,7 @@ impl Stream {
     }
 }
 
-pub(super) const NOT_BEGUN: Error = Error::Incomplete {
+pub(in crate::cases) const NOT_BEGUN: Error = Error::Incomplete {
     program: "generator",
     missing: "flows: the contest has not begun",
 };
@@ -141,18 +140,17 @@ fn portless_at_most(flows: Flows) -> f64 {
 
 /// Flows of ours against somebody else's, or against other flows of ours.
 #[derive(Debug)]
-pub(super) struct Established {
+pub(in crate::cases) struct Established {
     ours: Stream,
     theirs: Stream,
     against: &'static str,
-    gate: Option<Gate>,
-    goal: Option<Gate>,
+    bounds: Option<Bounds>,
     packets: u32,
 }
 
 impl Established {
     /// As many flows of both.
-    pub(super) fn new(
+    pub(in crate::cases) fn new(
         kind: Kind,
         (ours, theirs): (&Site, &Site),
         flows: u32,
@@ -164,18 +162,32 @@ impl Established {
             Kind::Unproven => None,
         };
         let bounds = bounds.filter(|_| theirs.variant().has_conntrack());
+        let bounds = bounds.map(|(gate, goal)| Bounds {
+            gate: Gate::SpeedAtLeast(gate),
+            goal: goal.map(Gate::SpeedAtLeast),
+        });
+        Self::held_to((ours, theirs), flows, packets, kind, bounds)
+    }
+
+    /// As many flows of both, and these bounds.
+    pub(in crate::cases) fn held_to(
+        (ours, theirs): (&Site, &Site),
+        flows: u32,
+        packets: u32,
+        kind: Kind,
+        bounds: Option<Bounds>,
+    ) -> Self {
         Self {
             ours: Stream::new(ours, kind, flows),
             theirs: Stream::new(theirs, kind, flows),
-            against: theirs.variant().name(),
-            gate: bounds.map(|(gate, _)| Gate::SpeedAtLeast(gate)),
-            goal: bounds.and_then(|(_, goal)| goal).map(Gate::SpeedAtLeast),
+            against: against(ours, theirs),
+            bounds,
             packets,
         }
     }
 
     /// Many flows of ours against few of ours.
-    pub(super) fn many_and_few(
+    pub(in crate::cases) fn many_and_few(
         (many_on, many): (&Site, u32),
         (few_on, few): (&Site, u32),
         packets: u32,
@@ -184,8 +196,10 @@ impl Established {
             ours: Stream::new(many_on, Kind::Established, many),
             theirs: Stream::new(few_on, Kind::Established, few),
             against: "few-flows",
-            gate: Some(Gate::CostAtMost(2.0)),
-            goal: Some(Gate::CostAtMost(1.6)),
+            bounds: Some(Bounds {
+                gate: Gate::CostAtMost(2.0),
+                goal: Some(Gate::CostAtMost(1.6)),
+            }),
             packets,
         }
     }
@@ -212,11 +226,7 @@ impl Established {
 
     fn entry(&self, side: Side) -> Entry {
         let stream = self.side(side);
-        let params = [
-            ("pattern", json!(stream.kind.name())),
-            ("flows", json!(stream.flows.count)),
-        ];
-        Entry::new(stream.site.variant().name(), params)
+        stream.site.entry(stream.kind.name(), stream.flows.count)
     }
 }
 
@@ -244,11 +254,11 @@ impl Contest for Established {
     }
 
     fn gate(&self) -> Option<Gate> {
-        self.gate
+        self.bounds.map(|bounds| bounds.gate)
     }
 
     fn goal(&self) -> Option<Gate> {
-        self.goal
+        self.bounds.and_then(|bounds| bounds.goal)
     }
 
     fn miss(&self) -> Option<&'static str> {

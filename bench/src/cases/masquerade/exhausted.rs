@@ -17,13 +17,13 @@ use crate::{
 };
 
 /// Ports that ours hands out.
-pub(super) const RANGE: (u16, u16) = (50_000, 54_095);
+pub(in crate::cases) const RANGE: (u16, u16) = (50_000, 54_095);
 const PORTS: u16 = RANGE.1 - RANGE.0 + 1;
 
 /// Packets of flows that are refused, as every port to their destination is taken, against those of
 /// established flows to another one.
 #[derive(Debug)]
-pub(super) struct Exhausted {
+pub(in crate::cases) struct Exhausted {
     site: Site,
     packets: u32,
     ready: Option<Ready>,
@@ -37,7 +37,7 @@ struct Ready {
 }
 
 impl Exhausted {
-    pub(super) fn new(site: &Site, packets: u32) -> Self {
+    pub(in crate::cases) fn new(site: &Site, packets: u32) -> Self {
         Self {
             site: site.clone(),
             packets,

@@ -2,31 +2,30 @@
 
 use std::rc::Rc;
 
-use serde_json::json;
-
 use super::{
     established::NOT_BEGUN,
     lab::{Flows, Lab},
-    site::Site,
+    site::{Site, against},
 };
 use crate::{
-    contest::{Contest, Entry, Gate, Sample, Side},
+    contest::{Bounds, Contest, Entry, Gate, Sample, Side},
     error::Result,
     live::{Content, Generator, Order},
     machine::Machine,
 };
 
 /// Most flows of one sample.
-pub(super) const MAX_FLOWS: u32 = 1 << 17;
+pub(in crate::cases) const MAX_FLOWS: u32 = 1 << 17;
 /// Seconds that such a flow of ours lives: longer than a sample takes.
-pub(super) const LIFETIME_S: u32 = 3;
+pub(in crate::cases) const LIFETIME_S: u32 = 3;
 
 /// One SYN of each of many flows. What they have left behind is cleared between samples.
 #[derive(Debug)]
-pub(super) struct Fresh {
+pub(in crate::cases) struct Fresh {
     ours: Burst,
     theirs: Burst,
     flows: Flows,
+    bounds: Option<Bounds>,
 }
 
 #[derive(Debug)]
@@ -36,7 +35,12 @@ struct Burst {
 }
 
 impl Fresh {
-    pub(super) fn new(ours: &Site, theirs: &Site, packets: u32) -> Self {
+    /// As many flows of both.
+    pub(in crate::cases) fn new(
+        (ours, theirs): (&Site, &Site),
+        packets: u32,
+        bounds: Option<Bounds>,
+    ) -> Self {
         let burst = |site: &Site| Burst {
             site: site.clone(),
             ready: None,
@@ -48,20 +52,12 @@ impl Fresh {
                 content: Content::TcpSyn,
                 ..Flows::of_udp(packets.min(MAX_FLOWS))
             },
+            bounds,
         }
     }
 
     fn entry(&self, of: &Burst) -> Entry {
-        let params = [
-            ("pattern", json!("new")),
-            ("flows", json!(self.flows.count)),
-        ];
-        Entry::new(of.site.variant().name(), params)
-    }
-
-    fn judged(&self, bound: f64) -> Option<Gate> {
-        let theirs = self.theirs.site.variant();
-        theirs.has_conntrack().then_some(Gate::SpeedAtLeast(bound))
+        of.site.entry("new", self.flows.count)
     }
 }
 
@@ -96,15 +92,15 @@ impl Contest for Fresh {
     }
 
     fn against(&self) -> &'static str {
-        self.theirs.site.variant().name()
+        against(&self.ours.site, &self.theirs.site)
     }
 
     fn gate(&self) -> Option<Gate> {
-        self.judged(2.5)
+        self.bounds.map(|bounds| bounds.gate)
     }
 
     fn goal(&self) -> Option<Gate> {
-        self.judged(3.5)
+        self.bounds.and_then(|bounds| bounds.goal)
     }
 
     fn begin(&mut self, machine: &mut Machine) -> Result<()> {

@@ -23,6 +23,7 @@ use datapath_user::{EndpointShare, PodDevice, Timeouts};
 use ipnet::IpNet;
 
 use super::{
+    super::policy::rules,
     sockets,
     tracked::{LONG_S, Tracked},
     variant::Variant,
@@ -40,11 +41,11 @@ use crate::{
 };
 
 /// Pods that send; they use the same source ports.
-pub(super) const PODS: u8 = 4;
+pub(in crate::cases) const PODS: u8 = 4;
 /// First of these.
-pub(super) const FIRST_PORT: u16 = 20_000;
+pub(in crate::cases) const FIRST_PORT: u16 = 20_000;
 /// Port that all flows go to.
-const PORT: u16 = 7007;
+pub(in crate::cases) const PORT: u16 = 7007;
 /// Frames that one pod sends before it is another's turn.
 const TURN: u32 = 8192;
 /// Flows of a pod that are opened before their replies are waited for.
@@ -56,28 +57,28 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const STREAM_AFTER: Duration = Duration::from_millis(2100);
 
 /// Where the flows go, reserved for benches (RFC 2544): nobody is there.
-pub(super) fn destinations() -> IpNet {
+pub(in crate::cases) fn destinations() -> IpNet {
     const RANGE: ipnet::Ipv4Net = ipnet::Ipv4Net::new_assert(Ipv4Addr::new(198, 18, 0, 0), 15);
     RANGE.into()
 }
 
 /// Flows to send frames of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Flows {
-    pub(super) content: Content,
+pub(in crate::cases) struct Flows {
+    pub(in crate::cases) content: Content,
     /// How many, of all pods together.
-    pub(super) count: u32,
+    pub(in crate::cases) count: u32,
     /// How many destinations they go to, in turn.
-    pub(super) destinations: u16,
-    pub(super) first_port: u16,
+    pub(in crate::cases) destinations: u16,
+    pub(in crate::cases) first_port: u16,
     /// Last 16 bits of the first destination.
-    pub(super) first_destination: u16,
+    pub(in crate::cases) first_destination: u16,
 }
 
 impl Flows {
     /// Flows of UDP, each pod's to 64 destinations in turn. With more flows come further ones; the
     /// first stay the same.
-    pub(super) const fn of_udp(count: u32) -> Self {
+    pub(in crate::cases) const fn of_udp(count: u32) -> Self {
         Self {
             content: Content::ShortUdp,
             count,
@@ -88,7 +89,7 @@ impl Flows {
     }
 
     /// Flows of UDP as those of [`Flows::of_udp`], and none of them.
-    pub(super) fn of_others(count: u32) -> Self {
+    pub(in crate::cases) fn of_others(count: u32) -> Self {
         Self {
             first_destination: 1 << 15,
             ..Self::of_udp(count)
@@ -96,7 +97,7 @@ impl Flows {
     }
 
     /// Flows of UDP, all to one destination.
-    pub(super) const fn to_one_destination(count: u32) -> Self {
+    pub(in crate::cases) const fn to_one_destination(count: u32) -> Self {
         Self {
             destinations: 1,
             ..Self::of_udp(count)
@@ -104,7 +105,7 @@ impl Flows {
     }
 
     /// How many are those of a pod, counted from 0.
-    pub(super) fn of_pod(&self, pod: u8) -> u32 {
+    pub(in crate::cases) fn of_pod(&self, pod: u8) -> u32 {
         share(self.count, u32::from(pod), u32::from(PODS))
     }
 }
@@ -116,30 +117,33 @@ fn share(count: u32, one: u32, all: u32) -> u32 {
 
 /// Settings of a lab.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Shape {
-    pub(super) variant: Variant,
+pub(in crate::cases) struct Shape {
+    pub(in crate::cases) variant: Variant,
     /// Flows that there must be room for, beside those of the datapath's defaults.
-    pub(super) room: u32,
+    pub(in crate::cases) room: u32,
     /// Source ports that ours hands out, if not all.
-    pub(super) nat_ports: Option<(u16, u16)>,
+    pub(in crate::cases) nat_ports: Option<(u16, u16)>,
     /// Seconds that an unproven flow of ours lives.
-    pub(super) pending_s: u32,
+    pub(in crate::cases) pending_s: u32,
+    /// Rules that say what pods may begin; none: they may begin all.
+    pub(in crate::cases) rules: Option<u32>,
 }
 
 impl Shape {
-    pub(super) const fn new(variant: Variant, room: u32) -> Self {
+    pub(in crate::cases) const fn new(variant: Variant, room: u32) -> Self {
         Self {
             variant,
             room,
             nat_ports: None,
             pending_s: LONG_S,
+            rules: None,
         }
     }
 }
 
 /// A lab of one variant.
 #[derive(Debug)]
-pub(super) struct Lab {
+pub(in crate::cases) struct Lab {
     shape: Shape,
     pods: Vec<Pod>,
     // Off their interfaces before these go.
@@ -160,13 +164,13 @@ struct Pod {
 
 /// What came of sending.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Outcome {
-    pub(super) elapsed: Duration,
-    pub(super) cpu: Duration,
-    pub(super) sent: u64,
-    pub(super) delivered: u64,
+pub(in crate::cases) struct Outcome {
+    pub(in crate::cases) elapsed: Duration,
+    pub(in crate::cases) cpu: Duration,
+    pub(in crate::cases) sent: u64,
+    pub(in crate::cases) delivered: u64,
     /// Frames that a network card says it has sent meanwhile. Some cards say so late.
-    pub(super) gone: Option<u64>,
+    pub(in crate::cases) gone: Option<u64>,
 }
 
 impl Outcome {
@@ -175,7 +179,7 @@ impl Outcome {
         clippy::cast_precision_loss,
         reason = "beyond 2^53 frames a sample would take years"
     )]
-    pub(super) fn sample(self) -> Sample {
+    pub(in crate::cases) fn sample(self) -> Sample {
         let gone = self
             .gone
             .map(|gone| ("frames sent by the card", gone as f64));
@@ -193,7 +197,7 @@ impl Outcome {
 
 impl Lab {
     /// Builds it, on a network card if there is one, and describes it in `machine`.
-    pub(super) fn build(
+    pub(in crate::cases) fn build(
         shape: Shape,
         uplink: Option<&Uplink>,
         machine: &mut Machine,
@@ -253,8 +257,26 @@ impl Lab {
         if shape.variant != Variant::Plain && !lab.on_card {
             sockets::check(&lab.rig, shape.variant)?;
         }
+        if let Some(rules) = shape.rules {
+            rules::give(&lab.rig, shape.variant, rules, || lab.check_refused())?;
+        }
         lab.rig.describe(shape.variant.name(), machine)?;
         Ok(lab)
+    }
+
+    /// Makes sure that no pod may begin anything.
+    fn check_refused(&self) -> Result<()> {
+        let flows = Flows::of_udp(PODS.into());
+        self.catch(flows)?;
+        let generators = self.generators(flows, Order::Next)?;
+        let outcome = self.send(&generators, flows.count, || self.taken())?;
+        if outcome.delivered == 0 {
+            return Ok(());
+        }
+        Err(Error::Incomplete {
+            program: self.shape.variant.name(),
+            missing: "rules: what none of them allows has arrived",
+        })
     }
 
     /// Nobody asks for the next hop's address from now on, nor waits for it.
@@ -269,7 +291,7 @@ impl Lab {
         })?)
     }
 
-    pub(super) fn tracked(&self) -> Tracked<'_> {
+    pub(in crate::cases) fn tracked(&self) -> Tracked<'_> {
         Tracked {
             variant: self.shape.variant,
             rig: &self.rig,
@@ -278,7 +300,7 @@ impl Lab {
 
     /// Opens flows that are not open yet, each with its reply, and makes sure that all are
     /// established. Flows that are open are to be among them.
-    pub(super) fn establish(&self, flows: Flows) -> Result<()> {
+    pub(in crate::cases) fn establish(&self, flows: Flows) -> Result<()> {
         self.open(flows)?;
         if self.shape.variant.has_conntrack() {
             thread::sleep(STREAM_AFTER);
@@ -291,7 +313,7 @@ impl Lab {
     }
 
     /// Opens flows, each with its reply, and confirms it.
-    pub(super) fn open(&self, flows: Flows) -> Result<()> {
+    pub(in crate::cases) fn open(&self, flows: Flows) -> Result<()> {
         if self.shape.variant.has_conntrack() {
             self.tracked().forget()?;
         }
@@ -299,7 +321,7 @@ impl Lab {
     }
 
     /// Opens flows, each with its reply, as far as there are ports, and returns how many have none.
-    pub(super) fn establish_most(&self, flows: Flows) -> Result<u32> {
+    pub(in crate::cases) fn establish_most(&self, flows: Flows) -> Result<u32> {
         self.open(flows)?;
         let wanted = u64::from(flows.count);
         let mut found = self.tracked().established()?.unwrap_or(wanted);
@@ -317,7 +339,7 @@ impl Lab {
 
     /// Opens as many of these flows as there are ports for, each with its reply, beside others that
     /// are established; makes sure that it ends with `wanted` established flows.
-    pub(super) fn fill(&self, flows: Flows, wanted: u32) -> Result<()> {
+    pub(in crate::cases) fn fill(&self, flows: Flows, wanted: u32) -> Result<()> {
         const TRIES: usize = 30;
 
         let all = Flows {
@@ -335,7 +357,7 @@ impl Lab {
     }
 
     /// Sends the first packets of flows that nobody answers, and makes sure that they are there and not established.
-    pub(super) fn begin_unanswered(&self, flows: Flows) -> Result<()> {
+    pub(in crate::cases) fn begin_unanswered(&self, flows: Flows) -> Result<()> {
         if self.shape.variant.has_conntrack() {
             self.tracked().forget()?;
         }
@@ -349,7 +371,7 @@ impl Lab {
     }
 
     /// Makes sure that just these flows are there, and not established.
-    pub(super) fn check_unproven(&self, flows: Flows) -> Result<()> {
+    pub(in crate::cases) fn check_unproven(&self, flows: Flows) -> Result<()> {
         match self.tracked().unproven()? {
             Some(found) => self.expect(flows, found),
             None => Ok(()),
@@ -357,7 +379,7 @@ impl Lab {
     }
 
     /// Makes sure that just these flows are established.
-    pub(super) fn check(&self, flows: Flows) -> Result<()> {
+    pub(in crate::cases) fn check(&self, flows: Flows) -> Result<()> {
         match self.tracked().established()? {
             Some(found) => self.expect(flows, found),
             None => Ok(()),
@@ -365,7 +387,7 @@ impl Lab {
     }
 
     /// Puts the sink at the far end.
-    pub(super) fn catch(&self, flows: Flows) -> Result<()> {
+    pub(in crate::cases) fn catch(&self, flows: Flows) -> Result<()> {
         self.sink.replace(None);
         let lengths = BTreeSet::from([self.template(flows, 0)?.len()]);
         let (namespace, interface) = self.far_end()?;
@@ -380,7 +402,11 @@ impl Lab {
     }
 
     /// Generators for all pods that have any of these flows.
-    pub(super) fn generators(&self, flows: Flows, order: Order) -> Result<Vec<Generator>> {
+    pub(in crate::cases) fn generators(
+        &self,
+        flows: Flows,
+        order: Order,
+    ) -> Result<Vec<Generator>> {
         let node = self.node()?;
         let pods = (0..PODS).zip(&self.pods);
         pods.filter(|(number, _)| flows.of_pod(*number) > 0)
@@ -393,7 +419,7 @@ impl Lab {
 
     /// Sends frames from the pods in turn, as many from each, and waits until all have arrived
     /// somewhere: `arrived` counts them.
-    pub(super) fn send(
+    pub(in crate::cases) fn send(
         &self,
         generators: &[Generator],
         frames: u32,
@@ -441,19 +467,19 @@ impl Lab {
     }
 
     /// How many frames the sink has taken so far.
-    pub(super) fn taken(&self) -> Result<u64> {
+    pub(in crate::cases) fn taken(&self) -> Result<u64> {
         self.sink.borrow().as_ref().map_or(Ok(0), Sink::taken)
     }
 
     /// How many frames ours has refused so far for want of a port.
-    pub(super) fn refused(&self) -> Result<u64> {
+    pub(in crate::cases) fn refused(&self) -> Result<u64> {
         let drops = self.rig.drops(1)?;
         let reasons = [DropReason::NatExhausted, DropReason::NatShare].into_iter();
         Ok(reasons.filter_map(|reason| drops.get(reason.label())).sum())
     }
 
     /// Has every flow forgotten that time has run out for, or that netfilter has.
-    pub(super) fn forget(&self) -> Result<()> {
+    pub(in crate::cases) fn forget(&self) -> Result<()> {
         match self.shape.variant {
             Variant::Plain => Ok(()),
             Variant::Datapath => {
@@ -466,7 +492,7 @@ impl Lab {
 
     /// What the programs on the packets' way cost in a number of frames, in nanoseconds per frame.
     /// It makes every one of them dearer.
-    pub(super) fn programs(
+    pub(in crate::cases) fn programs(
         &self,
         generators: &[Generator],
         frames: u32,

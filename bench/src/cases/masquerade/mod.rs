@@ -1,13 +1,13 @@
 //! Packets that leave the node behind its address.
 
-mod established;
+pub(in crate::cases) mod established;
 mod exhausted;
-mod fresh;
-mod lab;
-mod site;
+pub(in crate::cases) mod fresh;
+pub(in crate::cases) mod lab;
+pub(in crate::cases) mod site;
 mod sockets;
 mod tracked;
-mod variant;
+pub(in crate::cases) mod variant;
 
 use self::{
     established::{Established, Kind},
@@ -18,7 +18,7 @@ use self::{
     variant::Variant,
 };
 use crate::{
-    contest::{Case, Contest},
+    contest::{Bounds, Case, Contest, Gate},
     error::{Error, Result},
     machine::Machine,
     options::Options,
@@ -80,7 +80,11 @@ impl Case for Masquerade {
                     let ours = sites.of(of(Variant::Datapath));
                     for &other in &others {
                         let theirs = sites.of(of(other));
-                        contests.push(Box::new(Fresh::new(&ours, &theirs, packets)));
+                        let bound = other.has_conntrack().then_some(Bounds {
+                            gate: Gate::SpeedAtLeast(2.5),
+                            goal: Some(Gate::SpeedAtLeast(3.5)),
+                        });
+                        contests.push(Box::new(Fresh::new((&ours, &theirs), packets, bound)));
                     }
                     continue;
                 }
@@ -100,10 +104,11 @@ impl Case for Masquerade {
             };
             for flows in flows {
                 // Twice the room for all: no pod has half of it.
-                let room = if pattern == Pattern::OneDestination {
-                    2 * flows
-                } else {
-                    flows
+                let room = match pattern {
+                    Pattern::OneDestination => 2 * flows,
+                    // A table that is full to the last entry refuses some.
+                    _ if flows >= MANY => flows + flows / 16,
+                    _ => flows,
                 };
                 let ours = sites.with_room(Variant::Datapath, room);
                 for &other in &others {

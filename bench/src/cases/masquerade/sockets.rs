@@ -34,7 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 ///
 /// [`Error::Lab`] where an answer does not come, or does not hold what was sent;
 /// [`Error::Spoilt`] where a packet came with a wrong checksum or another source than the node's.
-pub(super) fn check(rig: &Rig, variant: Variant) -> Result<()> {
+pub(in crate::cases) fn check(rig: &Rig, variant: Variant) -> Result<()> {
     let outside = rig.fabric().outside();
     offload::set(
         rig.fabric().router(),

@@ -16,13 +16,13 @@ use crate::{
 /// Where a namespace's own settings of conntrack are.
 const CONNTRACK: &str = "net.netfilter.nf_conntrack";
 /// How long an entry may live without a packet, seconds: longer than any bench.
-pub(super) const LONG_S: u32 = 86_400;
+pub(in crate::cases) const LONG_S: u32 = 86_400;
 
 /// The tables that a variant tracks flows in.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Tracked<'a> {
-    pub(super) variant: Variant,
-    pub(super) rig: &'a Rig,
+pub(in crate::cases) struct Tracked<'a> {
+    pub(in crate::cases) variant: Variant,
+    pub(in crate::cases) rig: &'a Rig,
 }
 
 impl Tracked<'_> {
@@ -30,7 +30,7 @@ impl Tracked<'_> {
     ///
     /// Ours are those with both halves in the established table; for netfilter all that it has in
     /// the namespace, which has no others.
-    pub(super) fn established(&self) -> Result<Option<u64>> {
+    pub(in crate::cases) fn established(&self) -> Result<Option<u64>> {
         match self.variant {
             Variant::Datapath => Ok(Some(self.halves("flows")? / 2)),
             Variant::Plain => Ok(None),
@@ -39,7 +39,7 @@ impl Tracked<'_> {
     }
 
     /// How many flows of the bench are there, but not proven.
-    pub(super) fn unproven(&self) -> Result<Option<u64>> {
+    pub(in crate::cases) fn unproven(&self) -> Result<Option<u64>> {
         match self.variant {
             Variant::Datapath => Ok(Some(self.halves("pending")? / 2)),
             Variant::Plain => Ok(None),
@@ -48,7 +48,7 @@ impl Tracked<'_> {
     }
 
     /// How many of netfilter's entries will not make room for others (`ASSURED`).
-    pub(super) fn assured(&self) -> Result<u64> {
+    pub(in crate::cases) fn assured(&self) -> Result<u64> {
         let file = "/proc/thread-self/net/nf_conntrack";
         let table = self.node()?.run(|| fs::read_to_string(file))?;
         let table = table.map_err(Error::os("read", file))?;
@@ -57,7 +57,7 @@ impl Tracked<'_> {
     }
 
     /// Forgets what netfilter tracks in the namespace.
-    pub(super) fn forget(&self) -> Result<()> {
+    pub(in crate::cases) fn forget(&self) -> Result<()> {
         let socket = self.node()?.socket(
             Domain::from(NETLINK),
             Type::RAW,
@@ -82,7 +82,7 @@ impl Tracked<'_> {
     }
 
     /// Has netfilter keep what it tracks, and makes sure that it has room for so many flows.
-    pub(super) fn make_room(&self, flows: u32) -> Result<()> {
+    pub(in crate::cases) fn make_room(&self, flows: u32) -> Result<()> {
         let node = self.node()?;
         let key = format!("{CONNTRACK}_max");
         let most: u64 = number(&node.sysctl(&key)?);

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 
 /// Who masquerades what leaves the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Variant {
+pub(in crate::cases) enum Variant {
     /// We do.
     Datapath,
     /// iptables by way of `nf_tables`, as distributions have it.
@@ -28,14 +28,14 @@ pub(super) enum Variant {
 
 impl Variant {
     /// Whoever ours can be measured against.
-    pub(super) const OTHERS: [Self; 4] = [
+    pub(in crate::cases) const OTHERS: [Self; 4] = [
         Self::IptablesNft,
         Self::IptablesLegacy,
         Self::Nftables,
         Self::Plain,
     ];
 
-    pub(super) const fn name(self) -> &'static str {
+    pub(in crate::cases) const fn name(self) -> &'static str {
         match self {
             Self::Datapath => "datapath",
             Self::IptablesNft => "iptables-nft",
@@ -50,7 +50,7 @@ impl Variant {
     /// # Errors
     ///
     /// [`Error::Invalid`] for a name that is not among them.
-    pub(super) fn of_names(names: &[String]) -> Result<Vec<Self>> {
+    pub(in crate::cases) fn of_names(names: &[String]) -> Result<Vec<Self>> {
         if names.is_empty() {
             return Ok(Self::OTHERS.to_vec());
         }
@@ -68,7 +68,7 @@ impl Variant {
     }
 
     /// Whether netfilter tracks connections.
-    pub(super) const fn has_conntrack(self) -> bool {
+    pub(in crate::cases) const fn has_conntrack(self) -> bool {
         matches!(
             self,
             Self::IptablesNft | Self::IptablesLegacy | Self::Nftables
@@ -83,7 +83,7 @@ impl Variant {
     /// # Errors
     ///
     /// [`Error::Lab`] without the tool, and with its own words where it does not take them.
-    pub(super) fn set_up(self, node: &Namespace) -> Result<Option<String>> {
+    pub(in crate::cases) fn set_up(self, node: &Namespace) -> Result<Option<String>> {
         let pods = plan::pod_cidr(1, Family::Ipv4).to_string();
         let run = |tool: &'static str, package, line: &str| -> Result<String> {
             let mut command = node.command(tool);
