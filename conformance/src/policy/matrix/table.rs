@@ -219,8 +219,8 @@ mod tests {
             text.contains("TCP/80 IPv4, TCP/80 IPv6, ICMPv6/128 IPv6\n"),
             "{text}"
         );
-        assert!(text.contains("  1 pod:x/a      D   D   D\n"), "{text}");
-        assert!(text.contains("  2 ext:far      A   .   .\n"), "{text}");
+        assert!(text.contains("  1 pod:x/a    D   D   D\n"), "{text}");
+        assert!(text.contains("  2 ext:far    A   .   .\n"), "{text}");
         assert!(text.contains("c.yaml:7: x/a > ext:far TCP/80 = allow: expected allow, seen deny"));
         let coloured = table(&matrix, &case, true);
         assert!(coloured.contains("\x1b[31mD\x1b[0m"), "{coloured}");
