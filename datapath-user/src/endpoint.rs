@@ -48,7 +48,9 @@ pub struct EndpointSpec {
     /// The pod's name there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// The pod's labels.
+    /// The pod's labels. One under a key that says where a pod belongs
+    /// (`io.kubernetes.pod.namespace`, and all that begin with `io.cilium.k8s.`) is no label to
+    /// policies.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
     /// Labels of its namespace.

@@ -10,6 +10,9 @@ use crate::policy::{Labels, NamedPort, source};
 /// Label of a namespace that Kubernetes sets itself: the namespace's name.
 const METADATA_NAME: &str = "kubernetes.io/metadata.name";
 
+/// What the keys begin with that are made of a pod's namespace, service account and cluster.
+const DERIVED: &str = "io.cilium.k8s.";
+
 /// What a specification says of a pod, as far as policies go.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pod<'a> {
@@ -24,11 +27,18 @@ pub(crate) struct Pod<'a> {
 impl Pod<'_> {
     /// Its labels: its own, those of its namespace, its service account, and its named ports.
     ///
+    /// A label of its own under a key that is derived ([`is_derived`]) is left out: whoever may
+    /// label a pod may not say by it which namespace or service account it belongs to. The pod is
+    /// what it would be without that label, as with Cilium (`SanitizePodLabels` in
+    /// `pkg/k8s/utils`). A namespace always has its own name as `kubernetes.io/metadata.name`,
+    /// whatever its labels say.
+    ///
     /// A named port is `port:<name>=<port>/<protocol>`, several of one name as
     /// `80/TCP,80/UDP`: pods that give a name to different ports are told apart by it.
     pub(crate) fn labels(&self) -> Labels {
         let mut labels = Labels::default();
-        for (key, value) in self.labels {
+        let own = self.labels.iter();
+        for (key, value) in own.filter(|(key, _)| !is_derived(key)) {
             labels = labels.with(source::K8S, key, value);
         }
         if let Some(namespace) = self.namespace {
@@ -93,6 +103,11 @@ impl Pod<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether a key is one that says where a pod belongs, and not what it calls itself.
+fn is_derived(key: &str) -> bool {
+    key == Labels::NAMESPACE || key.starts_with(DERIVED)
 }
 
 /// Checks that labels have keys, and nothing in them that would be read as something else.
@@ -199,21 +214,52 @@ mod tests {
         );
     }
 
+    fn pod<'a>(
+        labels: &'a BTreeMap<String, String>,
+        namespace_labels: &'a BTreeMap<String, String>,
+    ) -> Pod<'a> {
+        Pod {
+            namespace: None,
+            name: None,
+            labels,
+            namespace_labels,
+            service_account: None,
+            ports: &[],
+        }
+    }
+
+    #[test]
+    fn no_label_of_its_own_says_where_a_pod_belongs() {
+        let claims = map(&[
+            ("app", "web"),
+            (Labels::NAMESPACE, "trusted"),
+            (Labels::SERVICE_ACCOUNT, "admin"),
+            ("io.cilium.k8s.policy.cluster", "other"),
+            ("io.cilium.k8s.namespace.labels.team", "trusted"),
+            (METADATA_NAME, "trusted"),
+        ]);
+        let of_namespace = map(&[(METADATA_NAME, "trusted")]);
+        let nowhere = pod(&claims, &of_namespace);
+        let somewhere = Pod {
+            namespace: Some("evil"),
+            ..nowhere
+        };
+        somewhere.check().unwrap();
+        // The last one is an ordinary label of the pod, which says nothing of its namespace.
+        let own = "k8s:app=web";
+        let of_pod = "k8s:kubernetes.io/metadata.name=trusted";
+        assert_eq!(
+            somewhere.labels().to_string(),
+            format!(
+                "{own},k8s:io.cilium.k8s.namespace.labels.kubernetes.io/metadata.name=evil,\
+                 k8s:io.kubernetes.pod.namespace=evil,{of_pod}"
+            )
+        );
+        assert_eq!(nowhere.labels().to_string(), format!("{own},{of_pod}"));
+    }
+
     #[test]
     fn what_cannot_be_a_label_is_named() {
-        fn pod<'a>(
-            labels: &'a BTreeMap<String, String>,
-            namespace_labels: &'a BTreeMap<String, String>,
-        ) -> Pod<'a> {
-            Pod {
-                namespace: None,
-                name: None,
-                labels,
-                namespace_labels,
-                service_account: None,
-                ports: &[],
-            }
-        }
         let none = BTreeMap::new();
         for (key, value) in [("", "x"), ("a=b", "x"), ("k8s:app", "x"), ("app", "a b")] {
             let labels = map(&[(key, value)]);
