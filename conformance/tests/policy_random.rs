@@ -22,64 +22,49 @@ use std::{
 use datapath_conformance::{
     family::Family,
     policy::{
-        case::{
-            Case, CellId, EndpointId, ExternalHost, Namespace, Node, Pod, Probe, ProbeProtocol,
-        },
+        case::{Case, CellId, ExternalHost, Namespace, Node, Pod, Probe, ProbeProtocol},
         generate::{Scenario, Size},
         matrix::{Runner, Verdict},
-        naive::{Actor, ActorKind, Attempt, Rulebook},
+        naive::{Actor, ActorKind, Attempt},
+        second::SecondReading,
     },
 };
-use datapath_kern::abi::metric::Direction;
 use datapath_user::{
     Tunnel,
-    policy::{Labels, source},
+    policy::{Document, Labels, source},
 };
 use fastrand::Rng;
 use util::{OrPanic, lab_name};
 
 /// How many sets; without it, a few.
 const SETS: &str = "DATAPATH_RANDOM_POLICIES";
-const FEW: u64 = 5;
+const FEW: usize = 5;
 /// The first of them.
 const SEED: &str = "DATAPATH_RANDOM_POLICIES_SEED";
 /// Cells of a set.
 const CELLS: usize = 80;
 
-/// A scenario as a case: the same ends under both names.
+/// A scenario as a case, and its documents.
 struct Stage {
-    scenario: Scenario,
     case: Case,
-    /// Which actor an endpoint is. The hosts outside are one for each address here, and have one of
-    /// each family there.
-    actors: BTreeMap<(EndpointId, Option<IpAddr>), usize>,
+    documents: Vec<Document>,
 }
 
 #[test]
 fn random_policies_do_what_a_second_reading_of_them_says() {
-    let sets = number(SETS, FEW);
-    assert!(sets > 0, "{SETS}: none would show nothing");
-    let first = number(SEED, 1);
+    let stages = stages();
     let mut runner = Runner::new(lab_name("random"), Tunnel::Direct);
     let (mut allowed, mut denied) = (0_usize, 0_usize);
     let mut wrong = String::new();
-    let mut stages: Vec<_> = (first..first + sets)
-        .map(|seed| (seed, Stage::new(seed)))
-        .collect();
-    // Nodes that are alike run one set after the other, without loading anything anew.
-    stages.sort_by_key(|(_, stage)| {
-        let nodes = stage.case.nodes.iter();
-        nodes.map(|node| node.labels.clone()).collect::<Vec<_>>()
-    });
-    for (seed, stage) in &stages {
-        let cells = stage.cells(*seed);
-        let documents = stage.scenario.rulebook.documents.clone();
+    for (seed, Stage { case, documents }) in &stages {
+        let second = SecondReading::under(documents.clone(), case);
+        let cells = cells(*seed, case, &second);
         let started = Instant::now();
-        let matrix = runner.run_under(documents, &stage.case, &cells).or_panic();
+        let matrix = runner.run_under(documents.clone(), case, &cells).or_panic();
         println!("set {seed}: {:.1?}", started.elapsed());
         let before = wrong.len();
         for cell in &matrix.cells {
-            let expected = if stage.passes(&cell.id) {
+            let expected = if second.passes(&cell.id).unwrap() {
                 allowed += 1;
                 Verdict::Allow
             } else {
@@ -96,9 +81,10 @@ fn random_policies_do_what_a_second_reading_of_them_says() {
             }
         }
         if wrong.len() != before {
-            writeln!(wrong, "{:#?}", stage.scenario.rulebook).unwrap();
+            writeln!(wrong, "{documents:#?}").unwrap();
         }
     }
+    let sets = stages.len();
     println!("{sets} sets: {allowed} cells allowed, {denied} denied");
     assert!(wrong.is_empty(), "{wrong}");
     assert!(
@@ -107,9 +93,28 @@ fn random_policies_do_what_a_second_reading_of_them_says() {
     );
 }
 
+/// The sets to try: as many as are asked for, or a few whose nodes are alike.
+///
+/// Those with the same nodes are next to each other. The programs are loaded for the first of them
+/// only, and that takes longer than the rest.
+fn stages() -> Vec<(u64, Stage)> {
+    let first = number(SEED).unwrap_or(1);
+    let all = (first..).map(|seed| (seed, Stage::new(seed)));
+    let Some(sets) = number(SETS) else {
+        let nodes = Stage::new(first).nodes();
+        let alike = all.filter(|(_, stage)| stage.nodes() == nodes);
+        return alike.take(FEW).collect();
+    };
+    assert!(sets > 0, "{SETS}: none would show nothing");
+    let mut stages: Vec<_> = all.take(usize::try_from(sets).unwrap()).collect();
+    stages.sort_by_key(|(_, stage)| stage.nodes());
+    stages
+}
+
 /// What a variable of the environment says, in digits.
-fn number(variable: &str, default: u64) -> u64 {
-    env::var(variable).map_or(default, |text| text.parse().expect(variable))
+fn number(variable: &str) -> Option<u64> {
+    let text = env::var(variable).ok()?;
+    Some(text.parse().expect(variable))
 }
 
 impl Stage {
@@ -121,46 +126,40 @@ impl Stage {
         let scenario = Scenario::new(seed, &size);
         let mut stage = Self {
             case: empty(),
-            actors: BTreeMap::new(),
-            scenario,
+            documents: scenario.rulebook.documents,
         };
-        let mut outside: BTreeMap<Family, Vec<(IpAddr, usize)>> = BTreeMap::new();
-        let actors = stage.scenario.actors.clone();
-        for (index, actor) in actors.iter().enumerate() {
-            let id = match actor.kind {
+        let mut outside: BTreeMap<Family, Vec<IpAddr>> = BTreeMap::new();
+        for (index, actor) in scenario.actors.iter().enumerate() {
+            match actor.kind {
                 ActorKind::Host => stage.add_node(1, actor),
                 ActorKind::RemoteNode => stage.add_node(2, actor),
                 ActorKind::Pod => stage.add_pod(index, actor),
                 ActorKind::Outside(address) => {
                     let family = Family::of(address);
-                    outside.entry(family).or_default().push((address, index));
-                    continue;
-                }
-            };
-            stage.actors.insert((id, None), index);
-        }
-        let most = outside.values().map(Vec::len).max().unwrap_or_default();
-        for number in 0..most {
-            let name = format!("out{number}");
-            let mut addresses = Vec::new();
-            for all in outside.values() {
-                if let Some(&(address, index)) = all.get(number) {
-                    addresses.push(address);
-                    let id = EndpointId::External(name.clone());
-                    stage.actors.insert((id, Some(address)), index);
+                    outside.entry(family).or_default().push(address);
                 }
             }
-            let line = 1;
+        }
+        // An address is one host in a scenario; here a host has one of each family.
+        let most = outside.values().map(Vec::len).max().unwrap_or_default();
+        for number in 0..most {
+            let addresses = outside.values().filter_map(|all| all.get(number));
             stage.case.hosts.push(ExternalHost {
-                name,
-                addresses,
-                line,
+                name: format!("out{number}"),
+                addresses: addresses.copied().collect(),
+                line: 1,
             });
         }
         stage
     }
 
-    fn add_node(&mut self, number: u16, actor: &Actor) -> EndpointId {
+    /// What its nodes differ by from those of others.
+    fn nodes(&self) -> Vec<BTreeMap<String, String>> {
+        let nodes = self.case.nodes.iter();
+        nodes.map(|node| node.labels.clone()).collect()
+    }
+
+    fn add_node(&mut self, number: u16, actor: &Actor) {
         let node = Node {
             name: format!("n{number}"),
             labels: own_labels(&actor.labels),
@@ -174,12 +173,10 @@ impl Stage {
             ],
             line: 1,
         };
-        let id = node.id();
         self.case.nodes.push(node);
-        id
     }
 
-    fn add_pod(&mut self, index: usize, actor: &Actor) -> EndpointId {
+    fn add_pod(&mut self, index: usize, actor: &Actor) {
         let node = 1 + index % 2;
         let namespace = actor.labels.namespace().unwrap().to_owned();
         let prefix = Labels::NAMESPACE_LABELS;
@@ -208,134 +205,45 @@ impl Stage {
             labels: of_namespace.collect(),
         };
         self.case.namespaces.insert(namespace, described);
-        let id = pod.id();
         self.case.pods.push(pod);
-        id
     }
+}
 
-    /// Picks cells of all sorts.
-    fn cells(&self, seed: u64) -> Vec<CellId> {
-        let mut random = Rng::with_seed(seed);
-        let pods = self.case.pods.iter().map(Pod::id);
-        let hosts = self.case.hosts.iter().map(ExternalHost::id);
-        let nodes = self.case.nodes.iter().map(Node::id);
-        let pods: Vec<_> = pods.collect();
-        let others: Vec<_> = hosts.chain(nodes).collect();
-        let mut cells = BTreeSet::new();
-        while cells.len() < CELLS {
-            let one = random.choice(&pods).unwrap().clone();
-            let others = if random.bool() { &pods } else { &others };
-            let other = random.choice(others);
-            let other = other.unwrap().clone();
-            let Some((protocol, family)) = family(Scenario::attempt(&mut random), &mut random)
-            else {
-                continue;
-            };
-            let (attempt, family) = (protocol, family);
-            let (source, destination) = if random.bool() {
-                (one, other)
-            } else {
-                (other, one)
-            };
-            let cell = CellId {
-                source,
-                destination,
-                family,
-                protocol: attempt.0,
-                port: attempt.1,
-                http: None,
-            };
-            if cell.source != cell.destination && self.is_whole(&cell) {
-                cells.insert(cell);
-            }
-        }
-        cells.into_iter().collect()
-    }
-
-    /// Whether both ends have an address of the family.
-    fn is_whole(&self, cell: &CellId) -> bool {
-        [&cell.source, &cell.destination]
-            .into_iter()
-            .all(|id| self.actor(id, cell.family).is_some())
-    }
-
-    fn actor(&self, id: &EndpointId, family: Family) -> Option<&Actor> {
-        let fits =
-            |address: &Option<IpAddr>| address.is_none_or(|address| Family::of(address) == family);
-        let mut fitting = self.actors.iter();
-        let (_, index) = fitting.find(|((known, address), _)| known == id && fits(address))?;
-        self.scenario.actors.get(*index)
-    }
-
-    /// What the second reading says: both ends' nodes have to let it pass.
-    fn passes(&self, cell: &CellId) -> bool {
-        let attempt = Attempt {
-            protocol: match cell.protocol {
-                ProbeProtocol::Tcp => 6,
-                ProbeProtocol::Udp => 17,
-                ProbeProtocol::Sctp => 132,
-                ProbeProtocol::Icmp => 1,
-                ProbeProtocol::Icmpv6 => 58,
-            },
-            port: cell.port,
+/// Picks cells of all sorts, between ends that have addresses of the family.
+fn cells(seed: u64, case: &Case, second: &SecondReading<'_>) -> Vec<CellId> {
+    let mut random = Rng::with_seed(seed);
+    let pods = case.pods.iter().map(Pod::id);
+    let hosts = case.hosts.iter().map(ExternalHost::id);
+    let nodes = case.nodes.iter().map(Node::id);
+    let pods: Vec<_> = pods.collect();
+    let others: Vec<_> = hosts.chain(nodes).collect();
+    let mut cells = BTreeSet::new();
+    while cells.len() < CELLS {
+        let one = random.choice(&pods).unwrap().clone();
+        let others = if random.bool() { &pods } else { &others };
+        let other = random.choice(others).unwrap().clone();
+        let Some(((protocol, port), family)) = family(Scenario::attempt(&mut random), &mut random)
+        else {
+            continue;
         };
-        let rulebook: &Rulebook = &self.scenario.rulebook;
-        let judge = |direction, subject: &EndpointId, peer: &EndpointId| {
-            let Some(node) = self.node_of(subject) else {
-                return true;
-            };
-            let seen = |id| self.seen_from(node, id, cell.family);
-            // What a pod sends to another node leaves behind the address of its own.
-            let masqueraded =
-                direction == Direction::Ingress && matches!(subject, EndpointId::Node(_));
-            let peer = match self.node_of(peer) {
-                Some(other) if masqueraded && other != node => &EndpointId::Node(other.to_owned()),
-                _ => peer,
-            };
-            rulebook
-                .judge(direction, &seen(subject), &seen(peer), attempt)
-                .allowed
-        };
-        judge(Direction::Egress, &cell.source, &cell.destination)
-            && judge(Direction::Ingress, &cell.destination, &cell.source)
-    }
-
-    /// The node that judges for an end.
-    fn node_of(&self, id: &EndpointId) -> Option<&str> {
-        match id {
-            EndpointId::Node(name) => self.case.nodes.iter().find(|it| it.name == *name),
-            EndpointId::Pod { .. } => {
-                let pod = self.case.pods.iter().find(|pod| pod.id() == *id)?;
-                self.case.nodes.iter().find(|it| it.name == pod.node)
-            }
-            EndpointId::External(_) | EndpointId::Service { .. } => None,
-        }
-        .map(|node| node.name.as_str())
-    }
-
-    /// An end as a node knows it: a node is the host to itself, and another node to the other.
-    fn seen_from(&self, node: &str, id: &EndpointId, family: Family) -> Actor {
-        let actor = self.actor(id, family).unwrap().clone();
-        let EndpointId::Node(name) = id else {
-            return actor;
-        };
-        let (kind, reserved) = if name == node {
-            (ActorKind::Host, "host")
+        let (source, destination) = if random.bool() {
+            (one, other)
         } else {
-            (ActorKind::RemoteNode, "remote-node")
+            (other, one)
         };
-        let own = own_labels(&actor.labels);
-        let labels = own
-            .iter()
-            .fold(Labels::reserved(reserved), |labels, (key, value)| {
-                labels.with(source::K8S, key, value)
-            });
-        Actor {
-            kind,
-            labels,
-            ..actor
+        let cell = CellId {
+            source,
+            destination,
+            family,
+            protocol,
+            port,
+            http: None,
+        };
+        if cell.source != cell.destination && second.passes(&cell).is_some() {
+            cells.insert(cell);
         }
     }
+    cells.into_iter().collect()
 }
 
 /// What is sent for an attempt, and over which family; none for what has no flows to begin.

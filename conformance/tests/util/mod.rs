@@ -6,6 +6,8 @@
     reason = "every test program has its own copy and uses part of it; it is all tests"
 )]
 
+pub mod cases;
+
 use std::{
     fmt::Display,
     net::{IpAddr, SocketAddr},

@@ -21,7 +21,7 @@ use self::{
     server::Servers,
 };
 pub use self::{
-    policies::refused,
+    policies::{documents, refused},
     result::{Cell, Matrix, Mismatch, Rejected, Verdict},
     table::{summary, table},
 };

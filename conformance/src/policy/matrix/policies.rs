@@ -20,6 +20,12 @@ pub fn refused(case: &Case) -> Vec<Rejected> {
     read(case).rejected
 }
 
+/// Returns the policies of a case that are not refused.
+#[must_use]
+pub fn documents(case: &Case) -> Vec<Document> {
+    read(case).documents
+}
+
 /// Reads them, each on its own: what is wrong with one leaves the others as they are.
 pub(super) fn read(case: &Case) -> Policies {
     let mut policies = Policies::default();

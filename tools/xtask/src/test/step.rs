@@ -105,6 +105,8 @@ const POLICY: &[Step] = &[Step::Cargo {
         "--package",
         "datapath-conformance",
         "--test",
+        "policy_case_files",
+        "--test",
         "policy_cases",
         "--test",
         "policy_random",
