@@ -24,7 +24,11 @@ use datapath_conformance::policy::{
     second::SecondReading,
 };
 use datapath_user::Tunnel;
-use util::{OrPanic, cases::all_cases, lab_name};
+use util::{
+    OrPanic,
+    cases::{all_cases, chosen_tunnel},
+    lab_name,
+};
 
 /// Which cases to run: `all`, or their names with commas between. Without it, those tagged `quick`.
 const WHICH: &str = "DATAPATH_CASES";
@@ -104,13 +108,14 @@ fn cases_are_as_they_expect() {
         (nodes, Reverse(homes.len()))
     });
     assert!(!cases.is_empty(), "{WHICH}: no case is chosen");
+    let tunnel = chosen_tunnel();
     let (queue, failures) = (Mutex::new(cases.iter()), Mutex::new(Vec::new()));
     thread::scope(|scope| {
         for number in 0..RUNNERS {
             let (queue, failures) = (&queue, &failures);
             scope.spawn(move || {
                 let name = lab_name(&format!("cases{number}"));
-                let mut runner = Runner::new(name, Tunnel::Direct);
+                let mut runner = Runner::new(name, tunnel);
                 loop {
                     let Some(case) = queue.lock().unwrap().next() else {
                         break;

@@ -1,7 +1,7 @@
 //! Compiled policy and the naive reading of the same documents agree, on random ones.
 //!
 //! `DATAPATH_POLICY_SETS` is how many sets are tried, 1,000 if it is not set; `DATAPATH_POLICY_SEED`
-//! is the first seed. In a release build 100,000, which are 20 million flows judged both ways, take
+//! is the first seed. In a release build 100,000, which are 20 million verdicts, take
 //! 75 seconds of one processor:
 //!
 //! ```text

@@ -29,12 +29,9 @@ use datapath_conformance::{
         second::SecondReading,
     },
 };
-use datapath_user::{
-    Tunnel,
-    policy::{Document, Labels, source},
-};
+use datapath_user::policy::{Document, Labels, source};
 use fastrand::Rng;
-use util::{OrPanic, lab_name};
+use util::{OrPanic, cases::chosen_tunnel, lab_name};
 
 /// How many sets; without it, a few.
 const SETS: &str = "DATAPATH_RANDOM_POLICIES";
@@ -53,7 +50,7 @@ struct Stage {
 #[test]
 fn random_policies_do_what_a_second_reading_of_them_says() {
     let stages = stages();
-    let mut runner = Runner::new(lab_name("random"), Tunnel::Direct);
+    let mut runner = Runner::new(lab_name("random"), chosen_tunnel());
     let (mut allowed, mut denied) = (0_usize, 0_usize);
     let mut wrong = String::new();
     for (seed, Stage { case, documents }) in &stages {

@@ -118,7 +118,7 @@ impl Attempt {
                 let socket = raw(from, to, protocol)?;
                 // The case's check keeps types to one byte.
                 let kind = u8::try_from(cell.port).unwrap_or_default();
-                socket.send(&icmp::build(kind, port, nonce))?;
+                handed_over(socket.send(&icmp::build(kind, port, nonce)))?;
                 let reply = reply_to(cell);
                 State::Icmp { socket, reply }
             }
@@ -133,7 +133,7 @@ impl Attempt {
                     own_tag: tag | 1,
                     nonce,
                 };
-                socket.send(&init.build())?;
+                handed_over(socket.send(&init.build()))?;
                 State::Sctp(socket)
             }
         };
@@ -243,6 +243,18 @@ fn connected(mut stream: TcpStream, request: String) -> (State, Option<Answer>) 
             (State::Connecting { stream, request }, None)
         }
         Err(error) => failed(error),
+    }
+}
+
+/// What became of a packet that was sent by a raw socket.
+///
+/// Those of IPv6 say that there is no buffer space when a program drops their packet at a device's
+/// egress (`ip6_send_skb` in `net/ipv6/ip6_output.c`; those of IPv4 keep it to themselves). That is
+/// a drop as any other, and not an answer.
+fn handed_over(sent: io::Result<usize>) -> io::Result<()> {
+    match sent {
+        Err(error) if error.raw_os_error() == Some(nix::libc::ENOBUFS) => Ok(()),
+        other => other.map(drop),
     }
 }
 

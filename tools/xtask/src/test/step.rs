@@ -95,27 +95,46 @@ const LAB: &[Step] = &[Step::Cargo {
     ],
 }];
 
-const POLICY: &[Step] = &[Step::Cargo {
-    env: &[
-        ("DATAPATH_CASES", "all"),
-        ("DATAPATH_RANDOM_POLICIES", "200"),
-    ],
-    args: &[
-        "test",
-        "--package",
-        "datapath-conformance",
-        "--test",
-        "policy_case_files",
-        "--test",
-        "policy_cases",
-        "--test",
-        "policy_random",
-        "--no-fail-fast",
-        "--",
-        "--test-threads=1",
-        "--nocapture",
-    ],
-}];
+const POLICY: &[Step] = &[
+    Step::Cargo {
+        env: &[
+            ("DATAPATH_CASES", "all"),
+            ("DATAPATH_RANDOM_POLICIES", "200"),
+        ],
+        args: &[
+            "test",
+            "--package",
+            "datapath-conformance",
+            "--test",
+            "policy_case_files",
+            "--test",
+            "policy_cases",
+            "--test",
+            "policy_random",
+            "--no-fail-fast",
+            "--",
+            "--test-threads=1",
+            "--nocapture",
+        ],
+    },
+    // The same without a tunnel: packets come in on the uplink as they are.
+    Step::Cargo {
+        env: &[
+            ("DATAPATH_CASES", "all"),
+            ("DATAPATH_CASES_TUNNEL", "native"),
+        ],
+        args: &[
+            "test",
+            "--package",
+            "datapath-conformance",
+            "--test",
+            "policy_cases",
+            "--",
+            "--nocapture",
+            "cases_are_as_they_expect",
+        ],
+    },
+];
 
 impl Step {
     /// What it does, as one would type it where one can.
