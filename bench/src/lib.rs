@@ -3,6 +3,8 @@
 //! **Micro benches** (`packet_path`, `geneve`) time the packet logic as ordinary code, over
 //! collections instead of BPF maps: good to see whether a change made a stage dearer, and no
 //! statement about packets in the kernel. Absolute times mean little; compare runs of one session.
+//! `policy_compile` does the same for documents and their rules; `policy_update` for a change of
+//! documents on a node with 100 endpoints, down to the kernel's maps, and needs root.
 //!
 //! **Lab benches** ([`cases`]) send real packets through real kernels, in network namespaces of
 //! their own. They need root.
@@ -10,6 +12,7 @@
 //! | case | measures | bound |
 //! |---|---|---|
 //! | [`masquerade`](cases::Masquerade) | 64-byte UDP of four pods out behind the node's address, against iptables-nft, iptables-legacy, nftables and plain routing | see below |
+//! | [`policy`](cases::Policy) | 64-byte frames of four pods that one of 100, 1,000 and 10,000 rules allows, against no rules; and against iptables of both backends with the same rules, for information | established packets: cost at most 1.05x (goal 1.02x); new flows: at most 1.3x |
 //! | [`stream`](cases::Stream) | 64 MiB of TCP through the tunnel, TSO on, against plain routing | speed at least 0.95x |
 //! | [`pingpong`](cases::PingPong) | one byte of TCP there and back, both ends on one CPU, against plain routing | cost at most 1.05x |
 //! | [`family`](cases::AddressFamily) | a packet of IPv6 against one of IPv4, along four paths | cost at most 1.25x |
