@@ -12,8 +12,8 @@ use datapath_kern::verdict::DropReason;
 use datapath_tunnel::netlink::Route;
 
 use crate::{
-    node::{Lab, PORT, lead, nft, reach},
-    util::{OrPanic as _, at},
+    node::{Lab, PORT, lead, reach},
+    util::{OrPanic as _, at, tool::nft},
 };
 
 /// What the first node listens for on behalf of a pod of its own.

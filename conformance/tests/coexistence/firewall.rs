@@ -11,8 +11,11 @@ use ipnet::IpNet;
 use serde_json::Value;
 
 use crate::{
-    node::{Lab, PORT, feed, lead, nft, reach},
-    util::{OrPanic as _, at, impatient},
+    node::{Lab, PORT, lead, reach},
+    util::{
+        OrPanic as _, at, impatient,
+        tool::{feed, nft},
+    },
 };
 
 const README: &str = include_str!("../../../README.md");

@@ -1,10 +1,6 @@
 //! A lab whose nodes forward, and what an operator does on them.
 
-use std::{
-    io::Write as _,
-    net::IpAddr,
-    process::{Command, Stdio},
-};
+use std::net::IpAddr;
 
 use datapath_conformance::{
     Result,
@@ -113,37 +109,4 @@ pub(crate) fn lead(to: IpAddr, port: u16, pod: IpAddr) -> String {
     let ip = if to.is_ipv4() { "ip" } else { "ip6" };
     let pod = at(pod, PORT);
     format!("{ip} daddr {to} meta l4proto {{ tcp, udp }} th dport {port} dnat {ip} to {pod}\n")
-}
-
-/// Loads a ruleset in a namespace.
-#[track_caller]
-pub(crate) fn nft(namespace: &Namespace, rules: &str) {
-    let mut command = namespace.command("nft");
-    feed(command.args(["-f", "-"]), rules);
-}
-
-/// Runs a program with this on its standard input, and returns what it prints.
-#[track_caller]
-pub(crate) fn feed(command: &mut Command, input: &str) -> String {
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap_or_else(|error| panic!("{command:?}: {error}: `cargo xtask setup` installs it"));
-    child
-        .stdin
-        .take()
-        .unwrap()
-        .write_all(input.as_bytes())
-        .unwrap();
-    let output = child.wait_with_output().unwrap();
-    let out = String::from_utf8(output.stdout).unwrap();
-    let err = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        output.status.success(),
-        "{command:?}: {}\n{out}{err}\n{input}",
-        output.status
-    );
-    out
 }

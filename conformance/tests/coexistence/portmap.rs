@@ -8,8 +8,8 @@ use datapath_conformance::{
 use serde_json::{Value, json};
 
 use crate::{
-    node::{Lab, PORT, feed, reach},
-    util::{at, impatient},
+    node::{Lab, PORT, reach},
+    util::{at, impatient, tool::feed},
 };
 
 /// Where Debian's containernetworking-plugins puts it.

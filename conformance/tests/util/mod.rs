@@ -7,6 +7,7 @@
 )]
 
 pub mod cases;
+pub mod tool;
 
 use std::{
     fmt::Display,
