@@ -118,7 +118,7 @@ Run the tests, tier by tier. Whatever is missing is set up first.
 
 Usage: cargo xtask test [TIER...] [--allow-skip TIER]
 
-  lint    formatting, clippy, documentation, no unfinished code, no warning in the eBPF object
+  lint    formatting, clippy, docs, no unfinished code, no warning in the eBPF object
   unit    cargo test of every package but the conformance suite; half a minute of the fuzzer
   lab     the conformance suite: real packets through network namespaces; needs root
   policy  all policy cases, and random policies; needs root (lab: the quick ones)
