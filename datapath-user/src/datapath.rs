@@ -25,7 +25,6 @@ use crate::flows::{
 };
 use crate::maps::Maps;
 use crate::masquerade::file::is_mapped;
-use crate::masquerade::watch::FileWatch;
 use crate::metrics::{self, MetricView, PolicyCount};
 use crate::naming;
 use crate::node::Node;
@@ -33,6 +32,7 @@ use crate::peer::{PeerSpec, PeerView};
 use crate::status::{MapUsage, Status};
 use crate::tallies::{self, Swept, Tallies};
 use crate::uplink;
+use crate::watch::FileWatch;
 
 /// One node's datapath: programs, maps and links in the kernel, the gateway pair, and the endpoints
 /// and peers that it was told of.

@@ -9,7 +9,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::datapath::Datapath;
 use crate::error::Error;
-use crate::masquerade::watch::FileWatch;
+use crate::watch::FileWatch;
 
 /// How long to wait for more after a change: what changes an uplink changes several things.
 const GATHER: Duration = Duration::from_millis(50);

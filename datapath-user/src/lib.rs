@@ -80,6 +80,7 @@ mod sizes;
 mod status;
 mod tallies;
 mod uplink;
+mod watch;
 
 pub use adoption::Adoption;
 pub use changes::{Change, Changes};
@@ -112,3 +113,4 @@ pub use remains::{Removed, cleanup};
 pub use status::{MapUsage, PolicyStatus, Status, TableUse};
 pub use tallies::{TableTally, Tallies};
 pub use uplink::{UplinkState, UplinkView};
+pub use watch::FollowedFile;

@@ -13,7 +13,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use common::{Lab, Namespace, OUTSIDE, here, ip, of, ping, pod};
-use datapath_user::policy::{Document, document};
+use datapath_user::policy::{Document, ExplainQuery, document};
 use datapath_user::{Config, Datapath, EndpointSpec, PodStart, PolicyConfig};
 
 const SHORT: Duration = Duration::from_millis(700);
@@ -84,6 +84,50 @@ impl Held {
     }
 }
 
+/// What is said of flows to `web` on port 80, whoever they are named by.
+fn explained_as_it_is(datapath: &Datapath, web: &EndpointSpec) {
+    let address = web.addresses[0].to_string();
+    let explained = |from: &str, to: &str| {
+        let [from, to] = [from, to].map(|end| datapath.find_end(end).unwrap());
+        let (protocol, port) = (6, 80);
+        datapath.explain(&ExplainQuery {
+            from,
+            to,
+            protocol,
+            port,
+        })
+    };
+    for (from, to, allowed) in [
+        ("shop/front", "shop/web", true),
+        ("front", &address, true),
+        ("shop/other", "web", false),
+        ("reserved:world", "web", false),
+        (OUTSIDE[0], &address, false),
+        ("host", "web", true),
+        (
+            "k8s:app=front,io.kubernetes.pod.namespace=shop",
+            "web",
+            true,
+        ),
+    ] {
+        let said = explained(from, to).unwrap();
+        assert_eq!(said.allowed, allowed, "{from} -> {to}: {said}");
+    }
+    for (unknown, remedy) in [
+        ("nobody", "`dpctl endpoint list`"),
+        ("shop/nobody", "cluster file"),
+        ("10.244.1.99", "pod of this node"),
+        ("999999", "`dpctl identity list`"),
+        ("reserved:nobody", "reserved:host"),
+        ("=web", "key=value"),
+    ] {
+        let said = datapath.find_end(unknown).unwrap_err().to_string();
+        assert!(said.contains(remedy), "{said}");
+    }
+    let view = &datapath.policies()[0];
+    assert_eq!((view.endpoints, view.node), (1, false));
+}
+
 #[test]
 fn a_pod_takes_what_a_rule_allows_and_nothing_else() {
     Lab::run(|lab| {
@@ -111,6 +155,7 @@ fn a_pod_takes_what_a_rule_allows_and_nothing_else() {
             ping(here, address).unwrap();
         }
         assert!(!connects(&lab.outside, &web, web_spec.addresses[0], 80));
+        explained_as_it_is(&datapath, &web_spec);
         let status = datapath.status().unwrap().policy;
         assert!(
             status.known && status.rule_sets == 1 && status.documents == 1,

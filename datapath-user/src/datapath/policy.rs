@@ -3,7 +3,11 @@
 use super::Datapath;
 use crate::endpoint::{EndpointSpec, EndpointView};
 use crate::error::Error;
-use crate::policy::{Document, DocumentId, IdentityView, PolicyReport, PolicyView, Refusal};
+use crate::node::Node;
+use crate::policy::{
+    Document, DocumentId, ExplainEnd, ExplainQuery, Explanation, IdentityView, PolicyReport,
+    PolicyView, Refusal,
+};
 
 impl Datapath {
     /// Puts these documents in force, and no others. Endpoints whose rules are other ones by it are
@@ -48,7 +52,41 @@ impl Datapath {
     /// The documents in force, and behind them the refused ones.
     #[must_use]
     pub fn policies(&self) -> Vec<PolicyView> {
-        self.peek(|node| node.policy.views())
+        self.peek(Node::policy_views)
+    }
+
+    /// The endpoints that a document in force is for, by id.
+    #[must_use]
+    pub fn policy_endpoints(&self, id: &DocumentId) -> Vec<String> {
+        self.peek(|node| node.policy_endpoints(id))
+    }
+
+    /// Whether a flow would be let through, by which rule, or which one is missing on which side.
+    /// Either end is judged as its own node would with the documents that are in force here.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchEnd`] for an identity that nobody has.
+    pub fn explain(&self, query: &ExplainQuery) -> Result<Explanation, Error> {
+        self.with(|node| node.explain(query))
+    }
+
+    /// Who somebody means. In this order:
+    ///
+    /// | as it is written | who that is |
+    /// |---|---|
+    /// | `10.244.1.5`, `2001:db8::7` | the pod or node that has the address, or what is outside under it |
+    /// | `reserved:host`, `reserved:world` | a reserved identity; `reserved:world` is that of IPv4 |
+    /// | `4711` | the identity of that number |
+    /// | `app=web,k8s:tier=front` | a pod with exactly these labels, whether there is one or not |
+    /// | `shop/web-0` | a pod by namespace and name, of this node or another |
+    /// | `web-0`, `n2`, `host`, `world` | an endpoint by its id, a peer by its name, this node, the world |
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchEnd`], [`Error::Invalid`] for labels that cannot be read.
+    pub fn find_end(&self, text: &str) -> Result<ExplainEnd, Error> {
+        self.with(|node| node.find_end(&self.config, text))
     }
 
     /// Gives an endpoint other labels, names and ports, and the identity that goes with them. Of

@@ -3,7 +3,6 @@
 pub(crate) mod file;
 pub(crate) mod rule;
 mod spec;
-pub(crate) mod watch;
 
 pub use self::file::{Listed, ListedBy, NonMasquerade, NonMasqueradeView};
 pub use self::rule::MasqueradeRule;

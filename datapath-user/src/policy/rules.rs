@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use datapath_kern::abi::metric::Direction;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::class::Class;
 use super::model::{DocumentId, RuleVerdict};
@@ -39,7 +39,7 @@ pub struct DirectionRules {
 }
 
 /// Where a rule comes from.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RuleRef {
     /// Number of the rule, as flows and events have it.
     pub id: u32,

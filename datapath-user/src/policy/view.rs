@@ -35,6 +35,12 @@ pub struct PolicyView {
     pub file: Option<PathBuf>,
     /// How many rules it has.
     pub rules: usize,
+    /// How many pods of this node it is for.
+    #[serde(default)]
+    pub endpoints: usize,
+    /// Whether it is for this node itself.
+    #[serde(default)]
+    pub node: bool,
     /// Why it was refused; none of one in force.
     pub refused: Option<String>,
     /// Whether its subjects are closed until it is mended: there is no last good one of it.
@@ -57,7 +63,9 @@ pub struct IdentityView {
 
 impl PolicyView {
     /// One in force.
-    pub(crate) fn of(document: &Document) -> Self {
+    ///
+    /// `endpoints` and `node` say for whom it is.
+    pub(crate) fn of(document: &Document, endpoints: usize, node: bool) -> Self {
         let rules = document
             .specs
             .iter()
@@ -66,6 +74,8 @@ impl PolicyView {
             id: Some(document.id.to_string()),
             file: document.file.clone(),
             rules: rules.sum(),
+            endpoints,
+            node,
             refused: None,
             closed: false,
         }
@@ -77,6 +87,8 @@ impl PolicyView {
             id: refusal.id.as_ref().map(ToString::to_string),
             file: refusal.file.clone(),
             rules: 0,
+            endpoints: 0,
+            node: false,
             refused: Some(refusal.to_string()),
             closed,
         }

@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::node::Node;
 use crate::policy::{
     Changed, Document, DocumentId, Labels, Place, PolicyReport, PolicyView, QuarantineKey, Refusal,
-    Subject,
+    Subject, SubjectKey,
 };
 
 /// What was said of documents, beside those in force.
@@ -48,16 +48,6 @@ struct Undo {
 }
 
 impl Policy {
-    /// The documents in force, and the refused ones.
-    pub(crate) fn views(&self) -> Vec<PolicyView> {
-        let in_force = self.engine.documents().map(PolicyView::of);
-        let refused = self.documents.refused.iter().map(|refusal| {
-            let closed = self.documents.closed.contains(&key(refusal));
-            PolicyView::refused(refusal, closed)
-        });
-        in_force.chain(refused).collect()
-    }
-
     /// What makes these documents, and these refused ones, all that there are.
     fn plan(&self, documents: Vec<Document>, refused: Vec<Refusal>) -> Plan {
         let known: BTreeMap<&DocumentId, &Document> = self
@@ -177,6 +167,37 @@ impl Policy {
 }
 
 impl Node {
+    /// The documents in force, and the refused ones.
+    pub(crate) fn policy_views(&self) -> Vec<PolicyView> {
+        let mut pods: BTreeMap<u32, usize> = BTreeMap::new();
+        for local in self.endpoints.values() {
+            *pods.entry(local.view.identity).or_default() += 1;
+        }
+        let policy = &self.policy;
+        let in_force = policy.engine.documents().map(|document| {
+            let subjects = policy.engine.subjects_of(&document.id);
+            let endpoints = subjects.iter().filter_map(|subject| match subject {
+                SubjectKey::Identity(number) => pods.get(number),
+                SubjectKey::Node => None,
+            });
+            let node = subjects.contains(&SubjectKey::Node);
+            PolicyView::of(document, endpoints.sum(), node)
+        });
+        let refused = policy.documents.refused.iter().map(|refusal| {
+            let closed = policy.documents.closed.contains(&key(refusal));
+            PolicyView::refused(refusal, closed)
+        });
+        in_force.chain(refused).collect()
+    }
+
+    /// The endpoints that a document in force is for.
+    pub(crate) fn policy_endpoints(&self, id: &DocumentId) -> Vec<String> {
+        let subjects = self.policy.engine.subjects_of(id);
+        let views = self.endpoints.values().map(|local| &local.view);
+        let its = views.filter(|view| subjects.contains(&SubjectKey::Identity(view.identity)));
+        its.map(|view| view.id.clone()).collect()
+    }
+
     /// Puts these documents in force, and no others.
     ///
     /// # Errors

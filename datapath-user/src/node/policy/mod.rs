@@ -5,6 +5,7 @@
 //! the word before the generation that has flows judged again.
 
 mod documents;
+mod ends;
 pub(crate) mod identities;
 pub(crate) mod prefixes;
 mod store;

@@ -1,22 +1,15 @@
 //! A directory of documents that is followed.
 
 use std::fs;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::{Reader, Reading};
 use crate::error::Error;
-use crate::masquerade::watch::FileWatch;
-
-/// How long nothing may have changed before the directory is read again. Who writes a file in place
-/// empties it first, and the documents of an empty file are gone.
-const QUIET: Duration = Duration::from_millis(200);
-/// How long is waited for that at most.
-const PATIENCE: Duration = Duration::from_secs(5);
+use crate::watch::{self, FileWatch};
 
 /// A directory of documents that is followed: the files that [`Reader::directory`] reads, as they
 /// are written, replaced, added and removed, also by a kubelet.
@@ -89,50 +82,14 @@ impl Directory {
     ///
     /// What the kernel says of `wake`.
     pub fn wait(&self, wake: BorrowedFd<'_>, at_most: Duration) -> Result<(), Errno> {
-        if !self.wait_once(wake, at_most)? {
-            return Ok(());
-        }
-        let until = Instant::now() + PATIENCE;
-        while Instant::now() < until && self.wait_once(wake, QUIET)? {}
-        Ok(())
-    }
-
-    /// Whether something was heard of the directory before the time was over.
-    fn wait_once(&self, wake: BorrowedFd<'_>, at_most: Duration) -> Result<bool, Errno> {
-        let until = Instant::now() + at_most;
-        loop {
-            let left = until.saturating_duration_since(Instant::now());
-            // Rounded up: nought would not wait at all.
-            let millis = i32::try_from(left.as_millis() + 1).unwrap_or(i32::MAX);
-            let timeout = PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX);
-            let mut polled = vec![PollFd::new(wake, PollFlags::POLLIN)];
-            if let Some(watch) = &self.watch {
-                polled.push(PollFd::new(watch.as_fd(), PollFlags::POLLIN));
-            }
-            match poll(&mut polled, timeout) {
-                Ok(0) => return Ok(false),
-                Err(Errno::EINTR) => {}
-                Err(errno) => return Err(errno),
-                Ok(_) => {
-                    let woken = polled.first().and_then(PollFd::any).unwrap_or(false);
-                    if woken {
-                        return Ok(false);
-                    }
-                    if self.watch.as_ref().is_some_and(FileWatch::drain) {
-                        return Ok(true);
-                    }
-                }
-            }
-            if left.is_zero() {
-                return Ok(false);
-            }
-        }
+        watch::wait(self.watch.as_ref(), wake, at_most)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;
+    use std::os::fd::AsFd;
     use std::os::unix::net::UnixStream;
 
     use super::*;
@@ -169,7 +126,7 @@ mod tests {
         // Written in place: emptied, and written a little later.
         let mut file = fs::File::create(path.join("a.yaml")).unwrap();
         let writer = std::thread::spawn(move || {
-            std::thread::sleep(QUIET / 4);
+            std::thread::sleep(Duration::from_millis(50));
             file.write_all(policy("two").as_bytes()).unwrap();
         });
         directory.wait(wake.as_fd(), LONG).unwrap();

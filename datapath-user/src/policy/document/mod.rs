@@ -38,7 +38,7 @@ pub use self::directory::Directory;
 use self::head::Glance;
 use self::node::{Node, Place};
 pub use self::refusal::Refusal;
-use self::split::Piece;
+pub use self::split::{Piece, split};
 use self::walk::{Null, Problem, Walk};
 use super::model::{Document, DocumentKind, Spec, Subject};
 
@@ -87,7 +87,7 @@ pub struct Reader {
 impl Reader {
     /// Reads a text, as [`read`] does.
     pub fn text(&mut self, text: &str, file: Option<&Path>) {
-        for Piece { text, lines_before } in split::split(text) {
+        for Piece { text, lines_before } in split(text) {
             self.piece(text, file, lines_before);
         }
     }

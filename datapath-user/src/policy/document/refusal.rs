@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::selector;
 use crate::policy::{DocumentId, DocumentKind, Selector, Subject};
@@ -16,7 +16,7 @@ const WIDE: usize = 120;
 ///
 /// Displays as `file:line:column: problem`, with the line itself, a mark under the column, and
 /// what to do.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
     /// What the document is called, where that can be read.
     pub id: Option<DocumentId>,

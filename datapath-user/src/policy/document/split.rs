@@ -2,17 +2,18 @@
 
 /// One document of a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Piece<'a> {
+pub struct Piece<'a> {
     /// Its text, with the marker before it.
-    pub(super) text: &'a str,
+    pub text: &'a str,
     /// Lines of the whole text that come before it.
-    pub(super) lines_before: u64,
+    pub lines_before: u64,
 }
 
 /// Splits a text where YAML does: at lines that begin with `---` or `...`, which nothing inside a
 /// document can begin with (YAML 1.2.2 sections 9.1.2 and 9.1.4). Split so, a document that is no
 /// YAML spoils none of the others. Pieces without content are left out.
-pub(super) fn split(text: &str) -> Vec<Piece<'_>> {
+#[must_use]
+pub fn split(text: &str) -> Vec<Piece<'_>> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut pieces = Vec::new();
     let (mut from, mut lines_before) = (0, 0);

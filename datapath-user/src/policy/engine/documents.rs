@@ -1,5 +1,6 @@
 //! Documents coming and going.
 
+use std::collections::BTreeSet;
 use std::mem;
 
 use datapath_kern::abi::flow::verdict;
@@ -12,9 +13,19 @@ use crate::policy::matcher::{SubjectMatcher, Use};
 use crate::policy::model::{Document, DocumentId, Peer, Peers, Rule, Subject};
 use crate::policy::numbering::{Collision, Named};
 use crate::policy::quarantine::{Place, QuarantineKey, Quarantined};
-use crate::policy::rules::{Changed, RuleRef};
+use crate::policy::rules::{Changed, RuleRef, SubjectKey};
 
 impl PolicyEngine {
+    /// For whom a document in force is; for nobody, one that is not.
+    #[must_use]
+    pub fn subjects_of(&self, id: &DocumentId) -> BTreeSet<SubjectKey> {
+        let installed = self.documents.get(id);
+        let changed = installed.map(|installed| self.changed_by(installed));
+        changed
+            .map(|changed| changed.subjects().clone())
+            .unwrap_or_default()
+    }
+
     /// Puts a document in force, in the place of one of the same name. The subjects of a refused
     /// one of that name are judged by this one from now on.
     pub fn upsert(&mut self, document: Document) -> Changed {
@@ -33,11 +44,11 @@ impl PolicyEngine {
         let numbered = self.numbering.add(&names(&document));
         // The new one first, so that matchers which both use stay.
         let installed = self.install(document);
-        changed.merge(self.subjects_of(&installed));
+        changed.merge(self.changed_by(&installed));
         let mut prefixes = self.count_prefixes(&installed.document, true);
         self.documents.insert(id, installed);
         if let Some(old) = old {
-            changed.merge(self.subjects_of(&old));
+            changed.merge(self.changed_by(&old));
             prefixes |= self.count_prefixes(&old.document, false);
             self.release(&old);
         }
@@ -52,7 +63,7 @@ impl PolicyEngine {
             return changed;
         };
         let cleared = self.numbering.remove(&names(&old.document));
-        changed.merge(self.subjects_of(&old));
+        changed.merge(self.changed_by(&old));
         let prefixes = self.count_prefixes(&old.document, false);
         self.release(&old);
         self.settle(changed.with_prefixes(prefixes), cleared)

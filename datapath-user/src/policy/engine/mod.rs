@@ -261,7 +261,8 @@ impl PolicyEngine {
         changed
     }
 
-    fn subjects_of(&self, installed: &Installed) -> Changed {
+    /// Whose rules a document may change.
+    fn changed_by(&self, installed: &Installed) -> Changed {
         let mut changed = Changed::none();
         for spec in &installed.specs {
             changed.merge(self.subjects(spec.subject));

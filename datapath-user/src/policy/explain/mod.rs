@@ -48,7 +48,7 @@ pub enum ExplainEnd {
 }
 
 /// The answer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Explanation {
     /// Whether both directions let it through.
     pub allowed: bool,
@@ -67,7 +67,7 @@ pub struct Explanation {
 }
 
 /// What one direction comes to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Judgement {
     /// Whether it is let through.
     pub allowed: bool,
@@ -82,7 +82,7 @@ pub struct Judgement {
 }
 
 /// Why a direction lets something through, or does not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reason {
     /// That end is outside, or another node, and is not judged here.
@@ -104,7 +104,7 @@ pub enum Reason {
 }
 
 /// A rule that all but fits.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NearRule {
     /// The rule.
     pub rule: RuleRef,
@@ -115,7 +115,7 @@ pub struct NearRule {
 }
 
 /// What of a flow a rule does not fit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Otherwise {
     /// It is about this port, and other peers.

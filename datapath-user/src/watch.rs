@@ -4,8 +4,18 @@ use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use std::{fs, io};
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+
+/// How long nothing may have changed before a file is read again. Who writes one in place empties it
+/// first.
+const QUIET: Duration = Duration::from_millis(200);
+/// How long is waited for that at most.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Hears of changes in the directory of a file: that it is written, replaced by another one, comes
 /// or goes, and that a symbolic link beside it is another one, as Kubernetes updates the files of a
@@ -82,6 +92,107 @@ impl FileWatch {
     }
 }
 
+/// A file that is followed, however it is replaced: by writing in it, by renaming another one to its
+/// name, or as a kubelet replaces those of a `ConfigMap`.
+#[derive(Debug)]
+pub struct FollowedFile {
+    path: PathBuf,
+    /// None: the kernel does not tell, and only looking does.
+    watch: Option<FileWatch>,
+}
+
+impl FollowedFile {
+    /// Begins to follow a file, which may not be there yet.
+    #[must_use]
+    pub fn new(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            watch: FileWatch::new(path),
+        }
+    }
+
+    /// Reads it. What changes from then on ends [`FollowedFile::wait`].
+    ///
+    /// # Errors
+    ///
+    /// What the file system says, also of what is no text.
+    pub fn read(&self) -> io::Result<String> {
+        // Armed before it is read: what comes after that is heard.
+        if let Some(watch) = &self.watch {
+            watch.arm();
+            watch.drain();
+        }
+        fs::read_to_string(&self.path)
+    }
+
+    /// Waits until it may have changed, or a descriptor is ready to be read, or the time is over.
+    /// After a change it waits on until nothing has changed for 200 ms, at most 5 s: who writes a
+    /// file in place empties it first.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says of `wake`.
+    pub fn wait(&self, wake: BorrowedFd<'_>, at_most: Duration) -> io::Result<()> {
+        Ok(wait(self.watch.as_ref(), wake, at_most)?)
+    }
+}
+
+/// Waits until something is heard, or `wake` is ready to be read, or the time is over; what was heard
+/// is taken. After a change it waits on until nothing has changed for 200 ms, at most 5 s. Without a
+/// watch only the others end it.
+///
+/// # Errors
+///
+/// What the kernel says of `wake`.
+pub(crate) fn wait(
+    watch: Option<&FileWatch>,
+    wake: BorrowedFd<'_>,
+    at_most: Duration,
+) -> Result<(), Errno> {
+    if !wait_once(watch, wake, at_most)? {
+        return Ok(());
+    }
+    let until = Instant::now() + PATIENCE;
+    while Instant::now() < until && wait_once(watch, wake, QUIET)? {}
+    Ok(())
+}
+
+/// Whether something was heard before the time was over.
+fn wait_once(
+    watch: Option<&FileWatch>,
+    wake: BorrowedFd<'_>,
+    at_most: Duration,
+) -> Result<bool, Errno> {
+    let until = Instant::now() + at_most;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        // Rounded up: nought would not wait at all.
+        let millis = i32::try_from(left.as_millis() + 1).unwrap_or(i32::MAX);
+        let timeout = PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX);
+        let mut polled = vec![PollFd::new(wake, PollFlags::POLLIN)];
+        if let Some(watch) = watch {
+            polled.push(PollFd::new(watch.as_fd(), PollFlags::POLLIN));
+        }
+        match poll(&mut polled, timeout) {
+            Ok(0) => return Ok(false),
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno),
+            Ok(_) => {
+                let woken = polled.first().and_then(PollFd::any).unwrap_or(false);
+                if woken {
+                    return Ok(false);
+                }
+                if watch.is_some_and(FileWatch::drain) {
+                    return Ok(true);
+                }
+            }
+        }
+        if left.is_zero() {
+            return Ok(false);
+        }
+    }
+}
+
 impl AsFd for FileWatch {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.inotify.as_fd()
@@ -90,7 +201,6 @@ impl AsFd for FileWatch {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
     use std::os::unix::fs::symlink;
 
     use super::*;
@@ -124,6 +234,20 @@ mod tests {
         fs::rename(at("..new"), at("..data")).unwrap();
         assert!(watch.drain(), "another ConfigMap");
         assert_eq!(fs::read_to_string(at("masq")).unwrap(), "d");
+    }
+
+    #[test]
+    fn a_file_is_read_again_when_it_was_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("cluster.toml");
+        let file = FollowedFile::new(&path);
+        let (wake, _waker) = std::os::unix::net::UnixStream::pair().unwrap();
+        let missing = file.read().unwrap_err();
+        assert_eq!(missing.kind(), io::ErrorKind::NotFound);
+        fs::write(directory.path().join("new"), "a").unwrap();
+        fs::rename(directory.path().join("new"), &path).unwrap();
+        file.wait(wake.as_fd(), Duration::from_mins(5)).unwrap();
+        assert_eq!(file.read().unwrap(), "a");
     }
 
     #[test]
