@@ -48,6 +48,28 @@ pub enum Error {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The cluster file is not as it should be.
+    #[error("{}:{line}: {problem}", path.display())]
+    Cluster {
+        /// The file.
+        path: PathBuf,
+        /// Line of it, counted from one.
+        line: usize,
+        /// What is wrong there.
+        problem: String,
+    },
+    /// A file that the agent keeps for itself is not as it left it.
+    #[error(
+        "{} is not what an agent wrote there: put the right one back, or remove it and say again \
+         what it kept", path.display()
+    )]
+    State {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: serde_json::Error,
+    },
     /// Another agent listens at the socket.
     #[error(
         "{} belongs to another agent that is running{}: stop that one, or give this one another \

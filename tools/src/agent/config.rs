@@ -2,14 +2,15 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
+    fs, mem,
     path::{Path, PathBuf},
 };
 
 use datapath_ipam::DEFAULT_COOLDOWN;
-use datapath_user::Error as DatapathError;
+use datapath_user::{Error as DatapathError, IdentitySource, PolicyConfig};
 use serde::{Deserialize, Serialize};
 
+use super::{cluster::Cluster, policies::Policies};
 use crate::{
     api::{DEFAULT_SOCKET, EndpointSpec, PeerSpec},
     error::{Error, Result},
@@ -29,6 +30,11 @@ use crate::{
 /// non_masquerade_file = "/etc/datapath/masq.yaml" # in ip-masq-agent's format, followed
 /// pod_cidrs = ["10.244.1.0/24", "fd00:10:244:1::/64"]
 /// gateways = ["10.244.1.1", "fd00:10:244:1::1"]
+///
+/// [policy]                                # datapath_user::PolicyConfig, and:
+/// directory = "/etc/datapath/policy.d"    # documents, followed
+/// cluster = "/etc/datapath/cluster.toml"  # the other nodes, followed
+/// mode = "default"
 ///
 /// [[peers]]                               # datapath_user::PeerSpec
 /// name = "n2"
@@ -57,6 +63,9 @@ pub struct Config {
     pub on_stop: OnStop,
     /// The datapath. Its `pod_cidrs` are the address pool, its `gateways` are set aside.
     pub datapath: datapath_user::Config,
+    /// Policy: how it is enforced, and where documents and nodes come from.
+    #[serde(default)]
+    pub policy: PolicySection,
     /// The other nodes. Those of a datapath that is taken over stay, also where they are not named
     /// here: `dpctl peers remove` removes them.
     #[serde(default)]
@@ -65,6 +74,48 @@ pub struct Config {
     /// are not named here: `dpctl endpoint remove` removes them.
     #[serde(default)]
     pub endpoints: Vec<EndpointSpec>,
+}
+
+/// Policy in the agent's configuration.
+///
+/// The [cluster file](Self::cluster) is in TOML, and the same on all nodes:
+///
+/// ```toml
+/// [[nodes]]
+/// name = "n2"
+/// address = "192.0.2.12"                  # its end of the tunnel
+/// node_addresses = ["10.244.2.1"]         # its others, such as its gateways
+/// pod_cidrs = ["10.244.2.0/24", "fd00:10:244:2::/64"]
+/// labels = { zone = "a" }
+///
+/// [[nodes.pods]]
+/// addresses = ["10.244.2.5", "fd00:10:244:2::5"]
+/// namespace = "shop"
+/// name = "db-0"
+/// labels = { app = "db" }
+/// namespace_labels = { team = "a" }
+/// service_account = "db"
+/// ports = [{ name = "sql", port = 5432, protocol = "TCP" }]
+/// ```
+///
+/// The node that reads it knows itself by its pod prefixes or its address, and takes its own labels
+/// from it; its pods are those that were connected there, whatever the file says of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PolicySection {
+    /// Directory of policy documents. It is followed: a file that is written, replaced, added or
+    /// removed counts at once. One that cannot be used is told with line and column; of its
+    /// documents the last good ones stay in force, and where there is none, whom it is for is closed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub directory: Option<PathBuf>,
+    /// The cluster file: the other nodes with their pods. It is followed; what cannot be used is
+    /// told, and what it said before stays in force. Numbers of identities follow from the labels
+    /// then, the same on all nodes: `identities` is `cluster`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<PathBuf>,
+    /// How policy is enforced.
+    #[serde(flatten)]
+    pub settings: PolicyConfig,
 }
 
 /// What becomes of a datapath when its agent is asked to end. One that is killed leaves it.
@@ -93,8 +144,13 @@ fn default_cooldown_s() -> u32 {
 impl Config {
     /// Takes the settings of a datapath; the rest is left at its defaults.
     #[must_use]
-    pub fn new(datapath: datapath_user::Config) -> Self {
+    pub fn new(mut datapath: datapath_user::Config) -> Self {
+        let policy = PolicySection {
+            settings: mem::take(&mut datapath.policy),
+            ..PolicySection::default()
+        };
         Self {
+            policy,
             socket: default_socket(),
             state: default_state(),
             address_cooldown_s: default_cooldown_s(),
@@ -122,6 +178,44 @@ impl Config {
         Ok(config)
     }
 
+    /// The datapath with its policy.
+    #[must_use]
+    pub fn datapath(&self) -> datapath_user::Config {
+        let mut policy = self.policy.settings.clone();
+        if self.policy.cluster.is_some() {
+            policy.identities = IdentitySource::Cluster;
+        }
+        datapath_user::Config {
+            policy,
+            ..self.datapath.clone()
+        }
+    }
+
+    /// A file that the agent keeps for itself, beside its leases.
+    pub(super) fn kept(&self, name: &str) -> PathBuf {
+        self.state.with_file_name(name)
+    }
+
+    /// Names of the peers that it has.
+    pub(super) fn peer_names(&self) -> BTreeSet<String> {
+        self.peers.iter().map(|peer| peer.name.clone()).collect()
+    }
+
+    /// Checks the files that it names, as far as they are there to be read.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Cluster`], [`Error::Os`], [`Error::Refused`] with what is wrong in the documents.
+    pub fn check_files(&self) -> Result<()> {
+        if let Some(cluster) = &self.policy.cluster {
+            Cluster::check(cluster, &self.peer_names())?;
+        }
+        if let Some(directory) = &self.policy.directory {
+            Policies::check(directory)?;
+        }
+        Ok(())
+    }
+
     /// Checks what the types do not, as far as it can be told without looking at the machine.
     fn check(&self, path: &Path) -> Result<()> {
         let refuse = |key: String, source| Error::Setting {
@@ -138,7 +232,20 @@ impl Config {
                 return Err(refuse(key.to_owned(), why.into()));
             }
         }
-        self.datapath
+        if self.datapath.policy != PolicyConfig::default() {
+            let why = "write it as [policy]: that is where the agent's policy is";
+            return Err(refuse("[datapath.policy]".to_owned(), why.into()));
+        }
+        for (key, given) in [
+            ("policy.directory", &self.policy.directory),
+            ("policy.cluster", &self.policy.cluster),
+        ] {
+            if let Some(given) = given.as_ref().filter(|given| !given.is_absolute()) {
+                let why = format!("write an absolute path instead of {}", given.display());
+                return Err(refuse(key.to_owned(), why.into()));
+            }
+        }
+        self.datapath()
             .validate()
             .map_err(|error| refuse("[datapath]".to_owned(), error.into()))?;
         if self.datapath.pod_cidrs.is_empty() {
@@ -187,6 +294,8 @@ pub(super) fn check_endpoint(
 
 #[cfg(test)]
 mod tests {
+    use datapath_user::policy::PolicyMode;
+
     use super::*;
 
     const GOOD: &str = r#"
@@ -246,6 +355,34 @@ mod tests {
         let config = load(&GOOD.replace("[\"eth0\"]", uplinks));
         assert_eq!(config.datapath.uplinks.len(), 2);
         assert_eq!(load(&toml::to_string(&config).unwrap()), config);
+    }
+
+    #[test]
+    fn policy_has_a_section_of_its_own() {
+        let section =
+            "\n[policy]\ndirectory = \"/etc/p\"\ncluster = \"/etc/c\"\nmode = \"always\"\n";
+        let config = load(&format!("{GOOD}{section}"));
+        assert_eq!(
+            config.policy.directory.as_deref(),
+            Some(Path::new("/etc/p"))
+        );
+        let policy = config.datapath().policy;
+        assert_eq!(policy.mode, PolicyMode::Always);
+        assert_eq!(policy.identities, IdentitySource::Cluster);
+        assert_eq!(load(&toml::to_string(&config).unwrap()), config);
+        for (wrong, why) in [
+            ("[policy]\nmod = \"always\"", "`mod`"),
+            ("[policy]\nmode = \"sometimes\"", "sometimes"),
+            (
+                "[policy]\ndirectory = \"p\"",
+                "policy.directory: write an absolute path",
+            ),
+            ("[datapath.policy]\naudit = true", "write it as [policy]"),
+            ("[policy]\ncidr_match = \"pods\"", "policy.cidr-match"),
+        ] {
+            let said = complaint(&format!("{GOOD}\n{wrong}\n"));
+            assert!(said.contains(why), "{said}");
+        }
     }
 
     #[test]

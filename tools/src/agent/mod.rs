@@ -1,16 +1,22 @@
 //! The reference node agent: one node's datapath behind the [API](crate::api).
 
+mod cluster;
 mod config;
 mod events;
+mod failure;
+mod file;
 mod node;
+mod policies;
 
 use std::{
     io::{self, Write},
+    os::fd::BorrowedFd,
     sync::Arc,
     thread,
     time::Duration,
 };
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::{
     runtime,
     signal::unix::{Signal, SignalKind, signal},
@@ -18,7 +24,7 @@ use tokio::{
 };
 
 pub use self::{
-    config::{Config, OnStop},
+    config::{Config, OnStop, PolicySection},
     node::LocalNode,
 };
 use crate::{
@@ -67,35 +73,73 @@ pub fn run(config: &Config) -> Result<()> {
     served.and(stopped)
 }
 
-/// The thread that follows the changes of the node's network.
+/// The threads that follow what changes: the node's network, policies, the cluster.
 struct Following {
     stopper: io::PipeWriter,
-    thread: thread::JoinHandle<()>,
+    threads: Vec<(&'static str, thread::JoinHandle<()>)>,
 }
 
+/// Follows something until the other end of a pipe is closed.
+type Follow = fn(&LocalNode, &io::PipeReader) -> Result<()>;
+
 impl Following {
-    /// Starts it in the calling thread's network namespace.
+    /// Starts them in the calling thread's network namespace.
     fn start(node: &Arc<LocalNode>) -> Result<Self> {
         let (stop, stopper) = io::pipe().map_err(Error::os("make", "a pipe"))?;
-        let node = Arc::clone(node);
-        let thread = thread::Builder::new()
-            .name("dp-follow".to_owned())
-            .spawn(move || {
-                if let Err(error) = node.follow(&stop) {
-                    let error = &error as &dyn std::error::Error;
-                    tracing::error!(error, "changes of the network are not followed any more");
+        let mut following = Self {
+            stopper,
+            threads: Vec::new(),
+        };
+        let all: [(&str, Follow); 3] = [
+            ("the network", |node, stop| node.follow(stop)),
+            ("policies", |node, stop| node.follow_policies(stop)),
+            ("the cluster file", |node, stop| node.follow_cluster(stop)),
+        ];
+        for (what, follow) in all {
+            match spawn(node, &stop, what, follow) {
+                Ok(thread) => following.threads.push((what, thread)),
+                Err(error) => {
+                    following.stop();
+                    return Err(error);
                 }
-            })
-            .map_err(Error::os("start", "the thread that follows the network"))?;
-        Ok(Self { stopper, thread })
+            }
+        }
+        Ok(following)
     }
 
     fn stop(self) {
         drop(self.stopper);
-        if self.thread.join().is_err() {
-            tracing::error!("the thread that follows the network panicked");
+        for (what, thread) in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("the thread that follows {what} panicked");
+            }
         }
     }
+}
+
+fn spawn(
+    node: &Arc<LocalNode>,
+    stop: &io::PipeReader,
+    what: &'static str,
+    follow: Follow,
+) -> Result<thread::JoinHandle<()>> {
+    let stop = stop.try_clone().map_err(Error::os("copy", "a pipe"))?;
+    let node = Arc::clone(node);
+    let thread = thread::Builder::new().name("dp-follow".to_owned());
+    let thread = thread.spawn(move || {
+        if let Err(error) = follow(&node, &stop) {
+            let error = &error as &dyn std::error::Error;
+            tracing::error!(error, "changes of {what} are not followed any more");
+        }
+    });
+    thread.map_err(Error::os("start the thread that follows", what))
+}
+
+/// Whether a pipe's other end is closed.
+fn stopped(stop: BorrowedFd<'_>) -> bool {
+    let mut polled = [PollFd::new(stop, PollFlags::POLLIN)];
+    // One that cannot be polled would be waited for in vain.
+    poll(&mut polled, PollTimeout::ZERO).is_err() || polled.iter().any(|fd| fd.any() == Some(true))
 }
 
 async fn serve(socket: &Socket, node: &Arc<LocalNode>, stop: Stop) -> Result<()> {

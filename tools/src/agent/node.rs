@@ -4,22 +4,32 @@ use std::{
     fs,
     os::{fd::AsFd, unix::fs::DirBuilderExt},
     process,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use datapath_ipam::{Families, Ipam, IpamError, Lease, Options, Owner, PoolSpec};
-use datapath_user::{Datapath, Error as DatapathError};
+use datapath_user::{
+    Datapath, Error as DatapathError,
+    policy::{DocumentId, ExplainQuery, Explanation, IdentityView},
+};
 
 use super::{
+    cluster::{Cluster, Own},
     config::{Config, check_endpoint},
     events::Reading,
+    policies::Policies,
 };
 use crate::{
     api::{
-        Addresses, Agent, EndpointSpec, EndpointView, Failure, Feed, FlowFilter, FlowOrder,
-        FlowView, FlushReport, FlushRequest, Kind, MapUsage, MetricView, Node, PeerSpec, PeerView,
-        PolicyCount, Source, Status, Tallies, UntoldView,
+        Addresses, Agent, ApplyReport, ApplyRequest, AuditRequest, DeleteReport, DeleteRequest,
+        EndpointSpec, EndpointView, ExplainRequest, Failure, Feed, FlowFilter, FlowOrder, FlowView,
+        FlushReport, FlushRequest, IdentityEntry, Kind, MapUsage, MetricView, Node, PeerSpec,
+        PeerView, PolicyCount, PolicyDetail, PolicyList, PolicySources, Source, Status, Tallies,
+        UntoldView,
     },
     error::{Error, Result},
 };
@@ -39,6 +49,10 @@ pub struct LocalNode {
     started: Instant,
     feed: Arc<Feed>,
     reading: Reading,
+    policies: Policies,
+    cluster: Option<Cluster>,
+    /// Whether all endpoints are audited.
+    audit: AtomicBool,
 }
 
 impl LocalNode {
@@ -55,7 +69,18 @@ impl LocalNode {
     /// nothing is left of a new datapath, and one that was taken over runs on.
     pub fn open(config: &Config) -> Result<Self> {
         let ipam = open_ipam(config)?;
-        let datapath = Datapath::open(config.datapath.clone())?;
+        let policies = config.policy.directory.as_deref();
+        let policies = Policies::open(policies, config.kept("policies.json"))?;
+        let cluster = open_cluster(config)?;
+        let mut wanted = config.datapath();
+        if let Some(cluster) = &cluster {
+            let labels = &mut wanted.policy.node_labels;
+            let mut all = cluster.own_labels();
+            all.append(labels);
+            *labels = all;
+        }
+        let audit = AtomicBool::new(wanted.policy.audit);
+        let datapath = Datapath::open(wanted)?;
         let feed = Arc::<Feed>::default();
         let reading = Reading::start(datapath.events()?, Arc::clone(&feed))?;
         let node = Self {
@@ -63,6 +88,9 @@ impl LocalNode {
             ipam,
             feed,
             reading,
+            policies,
+            cluster,
+            audit,
             changes: Mutex::new(()),
             started: Instant::now(),
         };
@@ -128,6 +156,27 @@ impl LocalNode {
         Ok(self.datapath.follow(stop)?)
     }
 
+    /// Follows the directory of policies until `stop` is closed. Without one it returns at once.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Os`] when it cannot wait.
+    pub fn follow_policies(&self, stop: impl AsFd) -> Result<()> {
+        self.policies.follow(&self.datapath, stop)
+    }
+
+    /// Follows the cluster file until `stop` is closed. Without one it returns at once.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Os`] when it cannot wait.
+    pub fn follow_cluster(&self, stop: impl AsFd) -> Result<()> {
+        match &self.cluster {
+            Some(cluster) => cluster.follow(&self.datapath, stop),
+            None => Ok(()),
+        }
+    }
+
     fn fill(&self, config: &Config) -> Result<()> {
         if let Some(adoption) = self.datapath.adopted() {
             tracing::info!(
@@ -149,12 +198,22 @@ impl LocalNode {
         for peer in &config.peers {
             self.put_peer(peer)?;
         }
+        if let Some(cluster) = &self.cluster {
+            cluster.look(&self.datapath);
+        }
+        // Before the endpoints: a pod is judged by them from its first packet on.
+        self.policies.enforce(&self.datapath)?;
         for endpoint in self.datapath.endpoints() {
             self.lease_again(&endpoint)?;
         }
         for endpoint in &config.endpoints {
             match self.find(&endpoint.id) {
                 Some(known) if is_as_wanted(&known, endpoint) => continue,
+                // Its connections need not end for that.
+                Some(known) if is_as_wanted(&known, &labelled_as(endpoint, &known.spec())) => {
+                    self.datapath.set_endpoint_labels(&endpoint.id, endpoint)?;
+                    continue;
+                }
                 // Its lease stays for the one that comes in its place.
                 Some(_) => self.datapath.remove_endpoint(&endpoint.id)?,
                 None => {}
@@ -215,6 +274,18 @@ impl LocalNode {
         self.changes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Refuses to change a peer that the cluster file has: the file would change it back.
+    fn check_not_of_cluster(&self, name: &str) -> Result<(), Failure> {
+        match &self.cluster {
+            Some(cluster) if cluster.owns(name) => {
+                let path = cluster.path().display();
+                let error = format!("peer {name:?} comes from {path}: change it there");
+                Err(Failure::of(Kind::Conflict, error))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn find(&self, id: &str) -> Option<EndpointView> {
         self.datapath
             .endpoints()
@@ -230,6 +301,14 @@ impl Node for LocalNode {
             pid: process::id(),
             uptime_s: self.started.elapsed().as_secs(),
             state: self.ipam.path().to_owned(),
+            policy: PolicySources {
+                mode: self.datapath.config().policy.mode,
+                audit: self.audit.load(Ordering::Relaxed),
+                changed: self.policies.changed(),
+                applied: self.policies.applied(),
+                directory: self.policies.directory(),
+                cluster: self.cluster.as_ref().map(Cluster::view),
+            },
         };
         Ok(Status {
             agent,
@@ -287,6 +366,70 @@ impl Node for LocalNode {
             tracing::info!(id, "endpoint removed");
         }
         Ok(removed?)
+    }
+
+    fn set_endpoint_labels(
+        &self,
+        id: &str,
+        labels: &EndpointSpec,
+    ) -> Result<EndpointView, Failure> {
+        let _exclusive = self.exclusive();
+        let view = self.datapath.set_endpoint_labels(id, labels)?;
+        tracing::info!(id, identity = view.identity, "endpoint labelled");
+        Ok(view)
+    }
+
+    fn policies(&self) -> Result<PolicyList, Failure> {
+        Ok(self.policies.list(&self.datapath))
+    }
+
+    fn policy(&self, id: &DocumentId) -> Result<PolicyDetail, Failure> {
+        self.policies.get(&self.datapath, id)
+    }
+
+    fn apply_policies(&self, request: &ApplyRequest) -> Result<ApplyReport, Failure> {
+        self.policies.apply(&self.datapath, request)
+    }
+
+    fn delete_policies(&self, request: &DeleteRequest) -> Result<DeleteReport, Failure> {
+        self.policies.delete(&self.datapath, &request.documents)
+    }
+
+    fn explain(&self, request: &ExplainRequest) -> Result<Explanation, Failure> {
+        Ok(self.datapath.explain(&ExplainQuery {
+            from: self.datapath.find_end(&request.from)?,
+            to: self.datapath.find_end(&request.to)?,
+            protocol: request.protocol,
+            port: request.port,
+        })?)
+    }
+
+    fn set_audit(&self, request: &AuditRequest) -> Result<(), Failure> {
+        let AuditRequest { endpoint, on } = request;
+        self.datapath.set_audit(endpoint.as_deref(), *on)?;
+        if endpoint.is_none() {
+            self.audit.store(*on, Ordering::Relaxed);
+        }
+        tracing::info!(endpoint, on, "audit");
+        Ok(())
+    }
+
+    fn identities(&self) -> Result<Vec<IdentityEntry>, Failure> {
+        let endpoints = self.datapath.endpoints();
+        let entry = |view: IdentityView| {
+            let its = endpoints
+                .iter()
+                .filter(|endpoint| endpoint.identity == view.number);
+            let endpoints: Vec<_> = its.map(|endpoint| endpoint.id.clone()).collect();
+            IdentityEntry {
+                number: view.number,
+                labels: view.labels,
+                prefix: view.prefix,
+                remote: view.users.saturating_sub(endpoints.len()),
+                endpoints,
+            }
+        };
+        Ok(self.datapath.identities().into_iter().map(entry).collect())
     }
 
     fn list_flows(
@@ -352,12 +495,14 @@ impl Node for LocalNode {
     }
 
     fn put_peer(&self, peer: &PeerSpec) -> Result<PeerView, Failure> {
+        self.check_not_of_cluster(&peer.name)?;
         let view = self.datapath.upsert_peer(peer)?;
         tracing::info!(name = %view.name, pods = view.pods, "peer set");
         Ok(view)
     }
 
     fn remove_peer(&self, name: &str) -> Result<(), Failure> {
+        self.check_not_of_cluster(name)?;
         self.datapath.remove_peer(name)?;
         tracing::info!(name, "peer removed");
         Ok(())
@@ -392,6 +537,30 @@ fn is_as_wanted(known: &EndpointView, wanted: &EndpointSpec) -> bool {
     addresses && known.spec() == wanted
 }
 
+/// An endpoint with the names and labels of another specification.
+fn labelled_as(wanted: &EndpointSpec, labels: &EndpointSpec) -> EndpointSpec {
+    EndpointSpec {
+        id: wanted.id.clone(),
+        netns: wanted.netns.clone(),
+        interface: wanted.interface.clone(),
+        addresses: wanted.addresses.clone(),
+        ..labels.clone()
+    }
+}
+
+/// Begins to follow the cluster file, if there is one.
+fn open_cluster(config: &Config) -> Result<Option<Cluster>> {
+    let Some(path) = &config.policy.cluster else {
+        return Ok(None);
+    };
+    let own = Own {
+        pod_cidrs: config.datapath.pod_cidrs.clone(),
+        addresses: Vec::new(),
+    };
+    let names = config.kept("cluster-nodes.json");
+    Cluster::open(path, names, config.peer_names(), &own).map(Some)
+}
+
 /// Opens the store, and sets aside the gateways and no other addresses.
 fn open_ipam(config: &Config) -> Result<Ipam> {
     if let Some(directory) = config.state.parent() {
@@ -418,35 +587,4 @@ fn open_ipam(config: &Config) -> Result<Ipam> {
         ipam.reserve(POOL, *gateway, GATEWAY)?;
     }
     Ok(ipam)
-}
-
-impl From<DatapathError> for Failure {
-    fn from(error: DatapathError) -> Self {
-        let kind = match &error {
-            DatapathError::Setting { .. } | DatapathError::Invalid { .. } => Kind::Invalid,
-            DatapathError::NotFound { .. } | DatapathError::NoSuchEnd { .. } => Kind::Missing,
-            DatapathError::Exists { .. } | DatapathError::AddressInUse { .. } => Kind::Conflict,
-            DatapathError::Full { .. } => Kind::Exhausted,
-            _ => Kind::Internal,
-        };
-        Self::new(kind, &error)
-    }
-}
-
-impl From<IpamError> for Failure {
-    fn from(error: IpamError) -> Self {
-        let kind = match &error {
-            IpamError::NotInPool { .. }
-            | IpamError::NoSuchFamily { .. }
-            | IpamError::RequestShape { .. }
-            | IpamError::InvalidName { .. } => Kind::Invalid,
-            IpamError::AlreadyAllocated { .. }
-            | IpamError::InUse { .. }
-            | IpamError::Reserved { .. }
-            | IpamError::CoolingDown { .. } => Kind::Conflict,
-            IpamError::Exhausted { .. } => Kind::Exhausted,
-            _ => Kind::Internal,
-        };
-        Self::new(kind, &error)
-    }
 }

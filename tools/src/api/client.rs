@@ -13,9 +13,11 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::{net::UnixStream, runtime, time};
 
 use super::{
-    Addresses, ChangeStream, EndpointSpec, EndpointView, EventQuery, EventStream, Failure,
-    FeedStatus, FlowCount, FlowFilter, FlowOrder, FlowPace, FlowStream, FlowView, FlushReport,
-    FlushRequest, Kind, MapUsage, MetricView, PeerSpec, PeerView, PolicyCount, Status, UntoldView,
+    Addresses, ApplyReport, ApplyRequest, AuditRequest, ChangeStream, DeleteReport, DeleteRequest,
+    DocumentId, EndpointSpec, EndpointView, EventQuery, EventStream, ExplainRequest, Explanation,
+    Failure, FeedStatus, FlowCount, FlowFilter, FlowOrder, FlowPace, FlowStream, FlowView,
+    FlushReport, FlushRequest, IdentityEntry, Kind, MapUsage, MetricView, PeerSpec, PeerView,
+    PolicyCount, PolicyDetail, PolicyList, Status, UntoldView,
 };
 use crate::error::{Error, Result};
 
@@ -110,6 +112,84 @@ impl Client {
     /// As [`Client::health`].
     pub fn remove_endpoint(&self, id: &str) -> Result<()> {
         self.delete("/v1/endpoints", id)
+    }
+
+    /// Gives a pod other names, labels and ports; of the specification nothing else counts.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::health`].
+    pub fn set_endpoint_labels(&self, id: &str, labels: &EndpointSpec) -> Result<EndpointView> {
+        let path = format!("/v1/endpoints/{}/labels", utf8_percent_encode(id, PART));
+        self.send(&Method::PUT, &path, labels)
+    }
+
+    /// Returns the policy documents, also those that cannot be used.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::health`].
+    pub fn policies(&self) -> Result<PolicyList> {
+        self.get("/v1/policies")
+    }
+
+    /// Returns a policy document with its text.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::health`].
+    pub fn policy(&self, id: &DocumentId) -> Result<PolicyDetail> {
+        let id = id.to_string();
+        self.get(&format!("/v1/policies/{}", utf8_percent_encode(&id, PART)))
+    }
+
+    /// Puts policy documents in force, and has the agent keep them.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::health`].
+    pub fn apply_policies(&self, request: &ApplyRequest) -> Result<ApplyReport> {
+        self.send(&Method::POST, "/v1/policies/apply", request)
+    }
+
+    /// Takes policy documents out of force that were applied.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::health`].
+    pub fn delete_policies(&self, documents: Vec<DocumentId>) -> Result<DeleteReport> {
+        let request = DeleteRequest { documents };
+        self.send(&Method::POST, "/v1/policies/delete", &request)
+    }
+
+    /// Asks whether a flow would be let through, and why.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::health`].
+    pub fn explain(&self, request: &ExplainRequest) -> Result<Explanation> {
+        self.send(&Method::POST, "/v1/policies/explain", request)
+    }
+
+    /// Has what would be denied let through and told, or not any more: of one endpoint, or of all.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::health`].
+    pub fn set_audit(&self, endpoint: Option<&str>, on: bool) -> Result<()> {
+        let endpoint = endpoint.map(ToOwned::to_owned);
+        let request = AuditRequest { endpoint, on };
+        self.tell(&Method::PUT, "/v1/policies/audit", &request)
+            .map(|_empty| ())
+    }
+
+    /// Returns the identities that pods and prefixes have, by number.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::health`].
+    pub fn identities(&self) -> Result<Vec<IdentityEntry>> {
+        self.get("/v1/identities")
     }
 
     /// Begins to list the flows that fit.
@@ -278,9 +358,13 @@ impl Client {
         path: &str,
         body: &impl Serialize,
     ) -> Result<T> {
-        let body = serde_json::to_vec(body).map_err(|source| self.broken(method, path, source))?;
-        let answer = self.ask(method, path, body.into())?;
+        let answer = self.tell(method, path, body)?;
         read(method, path, &answer)
+    }
+
+    fn tell(&self, method: &Method, path: &str, body: &impl Serialize) -> Result<Bytes> {
+        let body = serde_json::to_vec(body).map_err(|source| self.broken(method, path, source))?;
+        self.ask(method, path, body.into())
     }
 
     fn delete(&self, collection: &str, name: &str) -> Result<()> {

@@ -6,6 +6,14 @@
 //! | `GET /v1/endpoints` | | list of [`EndpointView`] |
 //! | `POST /v1/endpoints` | [`EndpointSpec`] | 201, [`EndpointView`] |
 //! | `DELETE /v1/endpoints/{id}` | | 204 |
+//! | `PUT /v1/endpoints/{id}/labels` | [`EndpointSpec`], of which only names, labels, ports and identity count | [`EndpointView`] |
+//! | `GET /v1/policies` | | [`PolicyList`] |
+//! | `GET /v1/policies/{id}` | | [`PolicyDetail`]; the id as in a list, `/` written `%2F` |
+//! | `POST /v1/policies/apply` | [`ApplyRequest`] | [`ApplyReport`] |
+//! | `POST /v1/policies/delete` | [`DeleteRequest`] | [`DeleteReport`] |
+//! | `POST /v1/policies/explain` | [`ExplainRequest`] | [`Explanation`] |
+//! | `PUT /v1/policies/audit` | [`AuditRequest`] | 204 |
+//! | `GET /v1/identities` | | list of [`IdentityEntry`] |
 //! | `GET /v1/flows` | | [`FlowPair`]s, a line each: see [`FlowFilter`] and [`FlowOrder`] for what follows `?` |
 //! | `GET /v1/flows/count` | | [`FlowCount`], of those that fit a [`FlowFilter`] |
 //! | `GET /v1/flows/changes` | | [`FlowChange`]s, a line each, as they come: [`FlowFilter`] and [`FlowPace`] |
@@ -33,6 +41,7 @@ mod filter;
 mod flows;
 mod lines;
 mod openmetrics;
+mod policy;
 mod query;
 #[cfg(test)]
 pub(crate) mod sample;
@@ -47,6 +56,11 @@ pub use failure::{Failure, Kind};
 pub use feed::{Feed, FeedStatus, Item, KEPT, QUEUE, Subscription, Untold, Why};
 pub use filter::{Condition, EventFilter, Field};
 pub use flows::{FlowCount, FlowPace, FlushRequest, Source};
+pub use policy::{
+    AppliedDocument, ApplyReport, ApplyRequest, AuditRequest, Change, DeleteReport, DeleteRequest,
+    ExplainRequest, Followed, IdentityEntry, PolicyDetail, PolicyEntry, PolicyList, PolicySource,
+    PolicySources, PolicyState, PolicyText, parse_document_id,
+};
 pub use query::EventQuery;
 pub use selector::LabelSelector;
 pub use server::{router, serve};
@@ -54,6 +68,7 @@ pub use socket::{DEFAULT_SOCKET, Socket};
 pub use stream::{ChangeStream, EventStream, FlowStream};
 pub use view::{Addresses, Agent, Status};
 
+pub use datapath_user::policy::{DocumentId, Explanation};
 pub use datapath_user::{
     EndKind, EndpointSpec, EndpointView, EventEnd, EventKind, EventRule, EventVerdict, EventView,
     FlowChange, FlowFilter, FlowOrder, FlowPair, FlowView, FlushReport, IcmpView, MapUsage,
@@ -93,6 +108,66 @@ pub trait Node: Send + Sync + 'static {
     ///
     /// [`Kind::Missing`] if there is none of this name.
     fn remove_endpoint(&self, id: &str) -> Result<(), Failure>;
+
+    /// Gives a pod other names, labels and ports; of the specification nothing else counts.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Missing`] if there is none of this name, [`Kind::Invalid`] for what cannot be.
+    fn set_endpoint_labels(&self, id: &str, labels: &EndpointSpec)
+    -> Result<EndpointView, Failure>;
+
+    /// Returns the policy documents, also those that cannot be used.
+    ///
+    /// # Errors
+    ///
+    /// None yet.
+    fn policies(&self) -> Result<PolicyList, Failure>;
+
+    /// Returns a policy document with its text.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Missing`] if there is none of this name.
+    fn policy(&self, id: &DocumentId) -> Result<PolicyDetail, Failure>;
+
+    /// Puts policy documents in force, and keeps them over restarts. Where one of them cannot be
+    /// used, none is put in force unless the request says so.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Invalid`] for a request without a document, [`Kind::Internal`] when they do not fit
+    /// into the maps; then nothing is changed.
+    fn apply_policies(&self, request: &ApplyRequest) -> Result<ApplyReport, Failure>;
+
+    /// Takes policy documents out of force that were applied.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Missing`] for one that there is not, [`Kind::Conflict`] for one of a file that the
+    /// agent follows; then nothing is changed.
+    fn delete_policies(&self, request: &DeleteRequest) -> Result<DeleteReport, Failure>;
+
+    /// Returns whether a flow would be let through, and why.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Missing`] for an end that is not there, [`Kind::Invalid`] for one that cannot be read.
+    fn explain(&self, request: &ExplainRequest) -> Result<Explanation, Failure>;
+
+    /// Has what would be denied let through and told, or not any more.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Missing`] if there is no such endpoint.
+    fn set_audit(&self, request: &AuditRequest) -> Result<(), Failure>;
+
+    /// Returns the identities that pods and prefixes have, by number.
+    ///
+    /// # Errors
+    ///
+    /// None yet.
+    fn identities(&self) -> Result<Vec<IdentityEntry>, Failure>;
 
     /// Begins to list the flows that fit: lines of [`FlowPair`].
     ///

@@ -8,7 +8,7 @@ use datapath_user::{
     ListedBy, MasqueradeRule, NatKind, NonMasqueradeView, Protocol, UplinkState, UplinkView,
 };
 
-use datapath_user::policy::{DocumentId, DocumentKind, Labels};
+use datapath_user::policy::{DocumentId, DocumentKind, Labels, PolicyMode};
 
 use super::*;
 
@@ -23,6 +23,22 @@ pub(crate) fn status() -> Status {
             pid: 4711,
             uptime_s: 133,
             state: "/var/lib/datapath/ipam.redb".into(),
+            policy: PolicySources {
+                mode: PolicyMode::Default,
+                audit: false,
+                changed: Some("2026-03-04T05:06:07Z".parse().unwrap()),
+                applied: 2,
+                directory: Some(Followed {
+                    path: "/etc/datapath/policy.d".into(),
+                    says: "10 documents, 1 refused".to_owned(),
+                    problem: None,
+                }),
+                cluster: Some(Followed {
+                    path: "/etc/datapath/cluster.toml".into(),
+                    says: "3 other nodes, 40 addresses of pods".to_owned(),
+                    problem: Some("/etc/datapath/cluster.toml:7: there are two nodes".to_owned()),
+                }),
+            },
         },
         datapath: datapath_user::Status {
             kernel: "6.12.48".to_owned(),
@@ -132,6 +148,77 @@ fn policy_status() -> datapath_user::PolicyStatus {
         last_update_us: 2_150,
         max_update_us: 8_400,
     }
+}
+
+pub(crate) fn policies() -> PolicyList {
+    let entry = |id: &str, state, source, file: &str| PolicyEntry {
+        id: parse_document_id(id).ok(),
+        rules: 2,
+        endpoints: 3,
+        node: false,
+        state,
+        source,
+        file: Some(file.into()),
+        problems: Vec::new(),
+    };
+    let (directory, applied) = (PolicySource::Directory, PolicySource::Applied);
+    let problem = "/etc/datapath/policy.d/db.yaml:5:7: there is no key `PodSelector`";
+    PolicyList {
+        known: true,
+        documents: vec![
+            entry(
+                "netpol/shop/web",
+                PolicyState::Enforced,
+                directory,
+                "/etc/datapath/policy.d/web.yaml",
+            ),
+            PolicyEntry {
+                problems: vec![problem.to_owned()],
+                rules: 0,
+                endpoints: 0,
+                ..entry(
+                    "cnp/shop/db",
+                    PolicyState::Quarantined,
+                    directory,
+                    "/etc/datapath/policy.d/db.yaml",
+                )
+            },
+            PolicyEntry {
+                node: true,
+                endpoints: 0,
+                ..entry(
+                    "ccnp/nodes",
+                    PolicyState::Enforced,
+                    applied,
+                    "/root/nodes.yaml",
+                )
+            },
+        ],
+    }
+}
+
+pub(crate) fn identities() -> Vec<IdentityEntry> {
+    let labels = |labels: &[&str]| {
+        let labels: Vec<String> = labels.iter().map(|label| (*label).to_owned()).collect();
+        Labels::try_from(labels).unwrap()
+    };
+    let prefix: ipnet::IpNet = "192.0.2.0/24".parse().unwrap();
+    vec![
+        IdentityEntry {
+            number: 256,
+            labels: labels(&["k8s:app=web", "k8s:io.kubernetes.pod.namespace=shop"]),
+            prefix: None,
+            endpoints: vec!["web-0".to_owned(), "web-1".to_owned()],
+            remote: 4,
+        },
+        IdentityEntry {
+            number: 16_777_216,
+            labels: Labels::cidr(prefix),
+            prefix: Some(prefix),
+            endpoints: Vec::new(),
+            remote: 0,
+        },
+    ]
 }
 
 pub(crate) fn endpoint() -> EndpointView {

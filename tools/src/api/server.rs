@@ -13,7 +13,7 @@ use axum::{
     http::{StatusCode, Uri, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{delete, get, post},
+    routing::{delete, get, post, put},
     serve::IncomingStream,
 };
 use futures::stream;
@@ -21,7 +21,10 @@ use nix::unistd::Uid;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{net::UnixListener, sync::watch, task, time};
 
-use super::{EndpointSpec, EventQuery, Failure, Kind, Node, PeerSpec, flows, openmetrics};
+use super::{
+    ApplyRequest, AuditRequest, DeleteRequest, EndpointSpec, EventQuery, ExplainRequest, Failure,
+    Kind, Node, PeerSpec, flows, openmetrics, parse_document_id,
+};
 
 /// Longest body that is read. A peer with all its pods takes some 70 bytes a pod.
 const MAX_BODY_BYTES: usize = 16 << 20;
@@ -78,6 +81,20 @@ pub fn router(node: Arc<dyn Node>) -> Router {
             get(|node: Shared| answer(node, Node::endpoints)).post(add_endpoint),
         )
         .route("/v1/endpoints/{id}", delete(remove_endpoint))
+        .route("/v1/endpoints/{id}/labels", put(set_endpoint_labels))
+        .route(
+            "/v1/policies",
+            get(|node: Shared| answer(node, Node::policies)),
+        )
+        .route("/v1/policies/{id}", get(policy))
+        .route("/v1/policies/apply", post(apply_policies))
+        .route("/v1/policies/delete", post(delete_policies))
+        .route("/v1/policies/explain", post(explain))
+        .route("/v1/policies/audit", put(set_audit))
+        .route(
+            "/v1/identities",
+            get(|node: Shared| answer(node, Node::identities)),
+        )
         .route("/v1/flows", get(flows::list))
         .route("/v1/flows/count", get(flows::count))
         .route("/v1/flows/changes", get(flows::follow))
@@ -132,6 +149,41 @@ async fn remove_endpoint(node: Shared, Path(id): Path<String>) -> Result<StatusC
     Ok(StatusCode::NO_CONTENT)
 }
 
+async fn set_endpoint_labels(
+    node: Shared,
+    Path(id): Path<String>,
+    body: Body,
+) -> Result<Response, Failure> {
+    let labels: EndpointSpec = read("endpoint", body)?;
+    answer(node, move |node| node.set_endpoint_labels(&id, &labels)).await
+}
+
+async fn policy(node: Shared, Path(id): Path<String>) -> Result<Response, Failure> {
+    let id = parse_document_id(&id)?;
+    answer(node, move |node| node.policy(&id)).await
+}
+
+async fn apply_policies(node: Shared, body: Body) -> Result<Response, Failure> {
+    let request: ApplyRequest = read("request to apply policies", body)?;
+    answer(node, move |node| node.apply_policies(&request)).await
+}
+
+async fn delete_policies(node: Shared, body: Body) -> Result<Response, Failure> {
+    let request: DeleteRequest = read("request to delete policies", body)?;
+    answer(node, move |node| node.delete_policies(&request)).await
+}
+
+async fn explain(node: Shared, body: Body) -> Result<Response, Failure> {
+    let request: ExplainRequest = read("request to explain a flow", body)?;
+    answer(node, move |node| node.explain(&request)).await
+}
+
+async fn set_audit(node: Shared, body: Body) -> Result<StatusCode, Failure> {
+    let request: AuditRequest = read("request to audit", body)?;
+    call(node, move |node| node.set_audit(&request)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
 async fn put_peer(node: Shared, body: Body) -> Result<Response, Failure> {
     let peer: PeerSpec = read("peer", body)?;
     answer(node, move |node| node.put_peer(&peer)).await
@@ -172,7 +224,8 @@ async fn metrics(node: Shared) -> Result<Response, Failure> {
 async fn unknown(uri: Uri) -> Failure {
     let error = format!(
         "there is nothing at {}: see /v1/status, /v1/endpoints, /v1/flows, /v1/metrics, \
-         /v1/maps, /v1/events, /v1/peers, /v1/ipam, /healthz and /metrics",
+         /v1/maps, /v1/events, /v1/peers, /v1/policies, /v1/identities, /v1/ipam, /healthz and \
+         /metrics",
         uri.path()
     );
     Failure::of(Kind::Missing, error)

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use datapath_ipam::{Lease, PoolUsage, Reservation};
 use serde::{Deserialize, Serialize};
 
+use super::PolicySources;
+
 /// What the agent is, and the datapath that it runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
@@ -25,6 +27,9 @@ pub struct Agent {
     pub uptime_s: u64,
     /// The file that its address leases are in.
     pub state: PathBuf,
+    /// Where its policy comes from.
+    #[serde(default)]
+    pub policy: PolicySources,
 }
 
 /// The addresses of a node's pods.

@@ -25,6 +25,10 @@ A configuration:
   pod_cidrs = [\"10.244.1.0/24\", \"fd00:10:244:1::/64\"]
   gateways = [\"10.244.1.1\", \"fd00:10:244:1::1\"]
 
+  [policy]
+  directory = \"/etc/datapath/policy.d\"    # NetworkPolicy, CiliumNetworkPolicy: followed
+  cluster = \"/etc/datapath/cluster.toml\"  # the other nodes and their pods: followed
+
   [[peers]]
   name = \"n2\"
   address = \"192.0.2.12\"
@@ -34,6 +38,19 @@ A configuration:
   id = \"web-0\"
   netns = \"/run/netns/web-0\"
   identity = 1001
+
+A cluster file, the same one on all nodes:
+  [[nodes]]
+  name = \"n3\"
+  address = \"192.0.2.13\"
+  pod_cidrs = [\"10.244.3.0/24\"]
+  labels = { zone = \"a\" }
+
+  [[nodes.pods]]
+  addresses = [\"10.244.3.5\"]
+  namespace = \"shop\"
+  name = \"db-0\"
+  labels = { app = \"db\" }
 
 Examples:
   dp-agent --config /etc/datapath/agent.toml --check
@@ -52,7 +69,7 @@ struct Cli {
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
 
-    /// Only check the configuration
+    /// Only check the configuration, and the policies and the cluster file that it names
     #[arg(long)]
     check: bool,
 
@@ -86,7 +103,7 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<()> {
     let config = Config::load(&cli.config)?;
     if cli.check {
-        return Ok(());
+        return config.check_files();
     }
     agent::run(&config)
 }
@@ -105,11 +122,20 @@ mod tests {
     #[test]
     fn the_configuration_that_the_help_shows_is_good() {
         let (_, rest) = AFTER_HELP.split_once("A configuration:").unwrap();
-        let (shown, _) = rest.split_once("Examples:").unwrap();
+        let (shown, rest) = rest
+            .split_once("A cluster file, the same one on all nodes:")
+            .unwrap();
+        let (cluster, _) = rest.split_once("Examples:").unwrap();
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("agent.toml");
         std::fs::write(&path, shown).unwrap();
-        let config = Config::load(&path).unwrap();
+        let mut config = Config::load(&path).unwrap();
         assert_eq!((config.peers.len(), config.endpoints.len()), (1, 1));
+        assert!(config.check_files().is_err(), "there is no such directory");
+        let file = directory.path().join("cluster.toml");
+        std::fs::write(&file, cluster).unwrap();
+        config.policy.directory = None;
+        config.policy.cluster = Some(file);
+        config.check_files().unwrap();
     }
 }

@@ -7,6 +7,7 @@ mod doctor;
 mod drops;
 mod endpoint;
 mod flows;
+mod identity;
 mod ipam;
 mod lab;
 mod peers;
@@ -99,6 +100,8 @@ enum Verb {
     Status(status::Status),
     #[command(subcommand)]
     Endpoint(endpoint::Endpoint),
+    #[command(subcommand)]
+    Identity(identity::Identity),
     Flows(flows::Flows),
     Drops(drops::Drops),
     Watch(watch::Watch),
@@ -205,6 +208,7 @@ impl Verb {
         match self {
             Self::Status(verb) => verb.run(context),
             Self::Endpoint(verb) => verb.run(context),
+            Self::Identity(verb) => verb.run(context),
             Self::Flows(verb) => verb.run(context),
             Self::Drops(verb) => verb.run(context),
             Self::Watch(verb) => verb.run(context),

@@ -3,12 +3,12 @@
 use clap::Args;
 use datapath_user::{
     Adoption, ListedBy, NonMasqueradeView, PolicyStatus, SweepView, TableTally, Tallies,
-    UplinkState, UplinkView,
+    UplinkState, UplinkView, policy::PolicyMode,
 };
 
 use super::{Context, Outcome};
 use crate::{
-    api,
+    api::{self, Followed, PolicySources},
     table::{self, list},
 };
 
@@ -100,6 +100,25 @@ fn rows(status: &api::Status, socket: String) -> Vec<(&'static str, String)> {
         ("entries", entries(&datapath.tallies)),
         ("sweeping", sweeping(&datapath.sweeping)),
         ("policy", policy(&datapath.policy)),
+        ("enforced", enforced(&agent.policy)),
+        (
+            "policy.d",
+            agent
+                .policy
+                .directory
+                .as_ref()
+                .map(followed)
+                .unwrap_or_default(),
+        ),
+        (
+            "cluster",
+            agent
+                .policy
+                .cluster
+                .as_ref()
+                .map(followed)
+                .unwrap_or_default(),
+        ),
         ("endpoints", datapath.endpoints.to_string()),
         ("peers", datapath.peers.to_string()),
         (
@@ -252,6 +271,33 @@ fn policy(of: &PolicyStatus) -> String {
     )
 }
 
+/// How policy is enforced, and when it last changed.
+fn enforced(of: &PolicySources) -> String {
+    let mode = match of.mode {
+        PolicyMode::Default => "default mode: pods that a document selects need rules",
+        PolicyMode::Always => "always mode: every pod needs rules",
+        PolicyMode::Never => "never mode: no pod needs rules",
+    };
+    let mut text = format!("{mode}; {} documents by the API", of.applied);
+    if of.audit {
+        text.push_str("; AUDIT: what would be denied is let through");
+    }
+    if let Some(changed) = of.changed {
+        let changed = changed.strftime("%Y-%m-%d %H:%M:%S");
+        text = format!("{text}; last changed {changed} UTC");
+    }
+    text
+}
+
+/// What a file or directory says, and what is wrong with it.
+fn followed(of: &Followed) -> String {
+    let text = format!("{}: {}", of.path.display(), of.says);
+    match &of.problem {
+        Some(problem) => format!("{text}; NOT UNDERSTOOD, so as before: {problem}"),
+        None => text,
+    }
+}
+
 fn millis(us: u64) -> String {
     format!("{}.{} ms", us / 1000, us % 1000 / 100)
 }
@@ -296,6 +342,9 @@ mod tests {
         entries    flows: 0 evicted, refused 0; pending: 12 evicted, refused 3 (full), 1 (busy); flows refused by an endpoint's share: 5
         sweeping   14 passes, 2650 of 21400 entries removed, 1 put back; the last took 1.6 ms of a processor, the longest slice 3.0 ms; one every 10 s
         policy     12 documents, 1 refused; 5 rule sets and 17 classes, in 230 entries of peers and 96 of ports; 4 updates, the last took 2.1 ms, the longest 8.4 ms
+        enforced   default mode: pods that a document selects need rules; 2 documents by the API; last changed 2026-03-04 05:06:07 UTC
+        policy.d   /etc/datapath/policy.d: 10 documents, 1 refused
+        cluster    /etc/datapath/cluster.toml: 3 other nodes, 40 addresses of pods; NOT UNDERSTOOD, so as before: /etc/datapath/cluster.toml:7: there are two nodes
         endpoints  2
         peers      1
         pins       /run/datapath/bpffs, ABI version 1

@@ -9,6 +9,7 @@
 mod events;
 mod flows;
 mod memory;
+mod policy;
 mod verdicts;
 
 use std::{

@@ -11,16 +11,19 @@ use std::{
 use datapath_ipam::{Families, Ipam, IpamError, Options, Owner, PoolSpec};
 use datapath_tools::{
     api::{
-        self, Addresses, Agent, Client, EndpointSpec, EndpointView, Failure, Feed, FlowFilter,
-        FlowOrder, FlowView, FlushReport, FlushRequest, Kind, MapUsage, MetricView, Node, PeerSpec,
-        PeerView, PolicyCount, Socket, Source, Status, TableTally, TableUse, Tallies, UntoldView,
+        self, Addresses, Agent, ApplyReport, ApplyRequest, AuditRequest, Client, DeleteReport,
+        DeleteRequest, DocumentId, EndpointSpec, EndpointView, ExplainRequest, Explanation,
+        Failure, Feed, FlowFilter, FlowOrder, FlowView, FlushReport, FlushRequest, IdentityEntry,
+        Kind, MapUsage, MetricView, Node, PeerSpec, PeerView, PolicyCount, PolicyDetail,
+        PolicyList, PolicySources, Socket, Source, Status, TableTally, TableUse, Tallies,
+        UntoldView,
     },
     error::Result,
 };
 use tempfile::TempDir;
 use tokio::{runtime, sync::oneshot};
 
-use super::flows::Flows;
+use super::{flows::Flows, policy::Documents};
 
 /// The pods' prefix of a [`Memory`].
 pub(crate) const RANGE: &str = "10.244.1.0/24";
@@ -33,6 +36,7 @@ pub(crate) struct Memory {
     ipam: Ipam,
     feed: Feed,
     pub(crate) flows: Flows,
+    documents: Documents,
 }
 
 impl Memory {
@@ -45,6 +49,7 @@ impl Memory {
         Self {
             feed: Feed::default(),
             flows: Flows::default(),
+            documents: Documents::default(),
             endpoints: Mutex::default(),
             peers: Mutex::default(),
             ipam: Ipam::open(directory.join("ipam.redb"), Options::new(pools)).unwrap(),
@@ -64,6 +69,7 @@ impl Node for Memory {
                 pid: std::process::id(),
                 uptime_s: 1,
                 state: self.ipam.path().to_owned(),
+                policy: PolicySources::default(),
             },
             datapath: datapath_user::Status {
                 kernel: "memory".to_owned(),
@@ -136,12 +142,12 @@ impl Node for Memory {
             addresses: lease.map_err(|error| Self::fail(&error))?.addresses,
             identity: endpoint.identity.unwrap_or(3),
             identity_allocated: false,
-            namespace: None,
-            name: None,
-            labels: BTreeMap::new(),
-            namespace_labels: BTreeMap::new(),
-            service_account: None,
-            ports: Vec::new(),
+            namespace: endpoint.namespace.clone(),
+            name: endpoint.name.clone(),
+            labels: endpoint.labels.clone(),
+            namespace_labels: endpoint.namespace_labels.clone(),
+            service_account: endpoint.service_account.clone(),
+            ports: endpoint.ports.clone(),
             policy: datapath_user::EndpointPolicy::default(),
         };
         endpoints.insert(view.id.clone(), view.clone());
@@ -157,6 +163,68 @@ impl Node for Memory {
             .release(&owner)
             .map_err(|error| Self::fail(&error))?;
         Ok(())
+    }
+
+    fn set_endpoint_labels(
+        &self,
+        id: &str,
+        labels: &EndpointSpec,
+    ) -> Result<EndpointView, Failure> {
+        let mut endpoints = self.endpoints.lock().unwrap();
+        let missing = || Failure::of(Kind::Missing, format!("no endpoint {id:?}"));
+        let view = endpoints.get_mut(id).ok_or_else(missing)?;
+        view.labels.clone_from(&labels.labels);
+        view.namespace.clone_from(&labels.namespace);
+        view.name.clone_from(&labels.name);
+        Ok(view.clone())
+    }
+
+    fn policies(&self) -> Result<PolicyList, Failure> {
+        Ok(self.documents.list())
+    }
+
+    fn policy(&self, id: &DocumentId) -> Result<PolicyDetail, Failure> {
+        self.documents.get(id)
+    }
+
+    fn apply_policies(&self, request: &ApplyRequest) -> Result<ApplyReport, Failure> {
+        Ok(self.documents.apply(request))
+    }
+
+    fn delete_policies(&self, request: &DeleteRequest) -> Result<DeleteReport, Failure> {
+        self.documents.delete(request)
+    }
+
+    fn explain(&self, request: &ExplainRequest) -> Result<Explanation, Failure> {
+        self.documents.explain(&self.endpoints()?, request)
+    }
+
+    fn set_audit(&self, request: &AuditRequest) -> Result<(), Failure> {
+        let mut endpoints = self.endpoints.lock().unwrap();
+        let wanted = |view: &&mut EndpointView| {
+            let id = request.endpoint.as_ref();
+            id.is_none_or(|id| view.id == *id)
+        };
+        let found: Vec<_> = endpoints.values_mut().filter(wanted).collect();
+        if let (Some(id), true) = (&request.endpoint, found.is_empty()) {
+            return Err(Failure::of(Kind::Missing, format!("no endpoint {id:?}")));
+        }
+        for view in found {
+            view.policy.audit = request.on;
+        }
+        Ok(())
+    }
+
+    fn identities(&self) -> Result<Vec<IdentityEntry>, Failure> {
+        let views = self.endpoints()?.into_iter();
+        let entry = |view: EndpointView| IdentityEntry {
+            number: view.identity,
+            labels: view.identity_labels(),
+            prefix: None,
+            endpoints: vec![view.id],
+            remote: 0,
+        };
+        Ok(views.map(entry).collect())
     }
 
     fn list_flows(

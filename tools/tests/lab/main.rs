@@ -4,6 +4,7 @@
 
 mod container;
 mod flows;
+mod policy;
 mod restart;
 mod rig;
 mod sysdump;

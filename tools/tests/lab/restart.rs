@@ -46,14 +46,14 @@ impl Pings {
     }
 }
 
-fn kill_agent(agent: Process) {
+pub(crate) fn kill_agent(agent: Process) {
     let pid = Pid::from_raw(agent.pid.try_into().unwrap());
     kill(pid, Signal::SIGKILL).unwrap();
     assert!(agent.wait_until(Instant::now() + Duration::from_secs(5)));
 }
 
 /// Starts an agent of a node again, and waits until it is ready.
-fn start_again(lab: &Lab, node: &str) -> Running {
+pub(crate) fn start_again(lab: &Lab, node: &str) -> Running {
     let namespace = Namespace::open(&format!("{}-{node}", lab.name())).unwrap();
     let child = namespace
         .command(AGENT)

@@ -60,8 +60,13 @@ impl Reader {
     }
 }
 
-/// The files of a directory that may have documents.
-fn files_of(directory: &Path) -> io::Result<Vec<PathBuf>> {
+/// The files of a directory that may have documents: those whose names end in `.yaml`, `.yml` or
+/// `.json`, in the order of their names, without hidden ones.
+///
+/// # Errors
+///
+/// What the file system says.
+pub fn files_of(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();

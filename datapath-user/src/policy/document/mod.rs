@@ -35,6 +35,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 pub use self::directory::Directory;
+pub use self::files::files_of;
 use self::head::Glance;
 use self::node::{Node, Place};
 pub use self::refusal::Refusal;
