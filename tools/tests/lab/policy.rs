@@ -77,6 +77,7 @@ impl Rig {
         let config = self.lab.directory(node).join("agent.toml");
         let text = fs::read_to_string(&config).unwrap();
         let text = text
+            .replace("\nidentities = \"local\"\n", "\n")
             .replace("\n[policy]\n", &format!("\n[policy]\n{section}\n"))
             .replace("on_stop = \"remove\"", "on_stop = \"leave\"");
         assert!(text.contains(section), "{text}");
@@ -408,7 +409,7 @@ fn what_is_wrong_is_said_before_an_agent_starts() {
     let check = |section: &str| {
         let text = format!(
             "[datapath]\nbpffs = \"/nonexistent\"\nuplinks = [\"eth0\"]\n\
-             pod_cidrs = [\"10.244.1.0/24\"]\n\n[policy]\n{section}\n"
+             pod_cidrs = [\"10.244.1.0/24\"]\ngateways = [\"10.244.1.1\"]\n\n[policy]\n{section}\n"
         );
         fs::write(at("agent.toml"), text).unwrap();
         let mut command = std::process::Command::new(crate::rig::AGENT);
