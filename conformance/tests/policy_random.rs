@@ -29,13 +29,15 @@ use datapath_conformance::{
         second::SecondReading,
     },
 };
-use datapath_user::policy::{Document, Labels, source};
+use datapath_user::policy::{
+    Document, HostToLocal, Labels, OwnNode, PolicyMode, PolicySettings, source,
+};
 use fastrand::Rng;
 use util::{OrPanic, cases::chosen_tunnel, lab_name};
 
 /// How many sets; without it, a few.
 const SETS: &str = "DATAPATH_RANDOM_POLICIES";
-const FEW: usize = 5;
+const FEW: usize = 3;
 /// The first of them.
 const SEED: &str = "DATAPATH_RANDOM_POLICIES_SEED";
 /// Cells of a set.
@@ -47,65 +49,127 @@ struct Stage {
     documents: Vec<Document>,
 }
 
-#[test]
-fn random_policies_do_what_a_second_reading_of_them_says() {
-    let stages = stages();
-    let mut runner = Runner::new(lab_name("random"), chosen_tunnel());
-    let (mut allowed, mut denied) = (0_usize, 0_usize);
-    let mut wrong = String::new();
-    for (seed, Stage { case, documents }) in &stages {
-        let second = SecondReading::under(documents.clone(), case);
-        let cells = cells(*seed, case, &second);
-        let started = Instant::now();
-        let matrix = runner.run_under(documents.clone(), case, &cells).or_panic();
-        println!("set {seed}: {:.1?}", started.elapsed());
-        let before = wrong.len();
-        for cell in &matrix.cells {
-            let expected = if second.passes(&cell.id).unwrap() {
-                allowed += 1;
-                Verdict::Allow
-            } else {
-                denied += 1;
-                Verdict::Deny
-            };
-            if cell.verdict != expected || cell.doubtful {
-                let (id, seen, detail) = (&cell.id, cell.verdict, &cell.detail);
-                writeln!(
-                    wrong,
-                    "seed {seed}: {id}: expected {expected}, seen {seen} ({detail})"
-                )
-                .unwrap();
-            }
-        }
-        if wrong.len() != before {
-            writeln!(wrong, "{documents:#?}").unwrap();
-        }
-    }
-    let sets = stages.len();
-    println!("{sets} sets: {allowed} cells allowed, {denied} denied");
-    assert!(wrong.is_empty(), "{wrong}");
-    assert!(
-        allowed > 0 && denied > 0,
-        "{allowed} allowed, {denied} denied"
-    );
+/// What was seen of all sets.
+#[derive(Debug, Default)]
+struct Tally {
+    sets: usize,
+    allowed: usize,
+    denied: usize,
+    wrong: String,
 }
 
-/// The sets to try: as many as are asked for, or a few whose nodes are alike.
-///
-/// Those with the same nodes are next to each other. The programs are loaded for the first of them
-/// only, and that takes longer than the rest.
-fn stages() -> Vec<(u64, Stage)> {
-    let first = number(SEED).unwrap_or(1);
-    let all = (first..).map(|seed| (seed, Stage::new(seed)));
-    let Some(sets) = number(SETS) else {
-        let nodes = Stage::new(first).nodes();
-        let alike = all.filter(|(_, stage)| stage.nodes() == nodes);
-        return alike.take(FEW).collect();
+#[test]
+fn random_policies_do_what_a_second_reading_of_them_says() {
+    let mut tally = Tally::default();
+    let stages = number(SETS).map_or_else(alike, |sets| {
+        assert!(sets > 0, "{SETS}: none would show nothing");
+        let mut stages = all()
+            .take(usize::try_from(sets).unwrap())
+            .collect::<Vec<_>>();
+        // Those with the same nodes are next to each other: programs are loaded for the first of
+        // them only, and that takes longer than the rest.
+        stages.sort_by_key(|(_, stage)| stage.nodes());
+        stages
+    });
+    tally.run(PolicySettings::default(), &stages);
+    tally.check();
+}
+
+#[test]
+fn random_policies_do_so_where_policy_is_understood_otherwise() {
+    let strictest = PolicySettings {
+        mode: PolicyMode::Always,
+        own_node: OwnNode::Policy,
+        host_to_local: HostToLocal::Policy,
+        ..PolicySettings::default()
     };
-    assert!(sets > 0, "{SETS}: none would show nothing");
-    let mut stages: Vec<_> = all.take(usize::try_from(sets).unwrap()).collect();
-    stages.sort_by_key(|(_, stage)| stage.nodes());
-    stages
+    let mode = |mode| PolicySettings {
+        mode,
+        ..PolicySettings::default()
+    };
+    let mut all = vec![strictest];
+    if number(SETS).is_some() {
+        all.extend([
+            mode(PolicyMode::Always),
+            mode(PolicyMode::Never),
+            PolicySettings {
+                mode: PolicyMode::Default,
+                ..strictest
+            },
+        ]);
+    }
+    let (mut tally, stages) = (Tally::default(), alike());
+    for settings in all {
+        tally.run(settings, &stages);
+    }
+    tally.check();
+}
+
+impl Tally {
+    /// Sends the cells of all sets, on nodes that understand policy in this way.
+    fn run(&mut self, settings: PolicySettings, stages: &[(u64, Stage)]) {
+        let runner = Runner::new(lab_name("random"), chosen_tunnel());
+        let mut runner = runner.with_settings(settings);
+        for (seed, Stage { case, documents }) in stages {
+            let second = SecondReading::under(documents.clone(), case).with_settings(settings);
+            let cells = cells(*seed, case, &second);
+            let started = Instant::now();
+            let matrix = runner.run_under(documents.clone(), case, &cells).or_panic();
+            println!("set {seed}: {:.1?}", started.elapsed());
+            self.sets += 1;
+            let before = self.wrong.len();
+            for cell in &matrix.cells {
+                let expected = if second.passes(&cell.id).unwrap() {
+                    self.allowed += 1;
+                    Verdict::Allow
+                } else {
+                    self.denied += 1;
+                    Verdict::Deny
+                };
+                if cell.verdict != expected || cell.doubtful {
+                    let (id, seen, detail) = (&cell.id, cell.verdict, &cell.detail);
+                    writeln!(
+                        self.wrong,
+                        "seed {seed}: {id}: expected {expected}, seen {seen} ({detail})"
+                    )
+                    .unwrap();
+                }
+            }
+            if self.wrong.len() != before {
+                writeln!(self.wrong, "{settings:#?}\n{documents:#?}").unwrap();
+            }
+        }
+    }
+
+    #[track_caller]
+    fn check(&self) {
+        let Self {
+            sets,
+            allowed,
+            denied,
+            wrong,
+        } = self;
+        println!("{sets} sets: {allowed} cells allowed, {denied} denied");
+        assert!(wrong.is_empty(), "{wrong}");
+        assert!(
+            *allowed > 0 && *denied > 0,
+            "{allowed} allowed, {denied} denied"
+        );
+    }
+}
+
+/// All sets there are.
+fn all() -> impl Iterator<Item = (u64, Stage)> {
+    let first = number(SEED).unwrap_or(1);
+    (first..).map(|seed| (seed, Stage::new(seed)))
+}
+
+/// A few sets whose nodes are alike.
+fn alike() -> Vec<(u64, Stage)> {
+    let mut all = all().peekable();
+    let nodes = all.peek().map(|(_, stage)| stage.nodes());
+    let alike = all.filter(|(_, stage)| Some(stage.nodes()) == nodes);
+    alike.take(FEW).collect()
 }
 
 /// What a variable of the environment says, in digits.

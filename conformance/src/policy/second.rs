@@ -3,7 +3,7 @@
 use std::{net::IpAddr, ptr};
 
 use datapath_kern::abi::metric::Direction;
-use datapath_user::policy::{Document, Labels, source};
+use datapath_user::policy::{Document, Labels, PolicySettings, source};
 
 use super::{
     case::{Case, CellId, EndpointId, Node, Pod, ProbeProtocol},
@@ -44,10 +44,11 @@ impl<'a> SecondReading<'a> {
         Self { case, rulebook }
     }
 
-    /// The policies that it is read under.
+    /// Reads it as nodes do that understand policies in this way.
     #[must_use]
-    pub fn rulebook(&self) -> &Rulebook {
-        &self.rulebook
+    pub fn with_settings(mut self, settings: PolicySettings) -> Self {
+        self.rulebook.settings = settings;
+        self
     }
 
     /// Whether both ends' nodes let a cell pass.

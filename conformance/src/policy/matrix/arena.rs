@@ -22,7 +22,8 @@ use std::{
 use datapath_tunnel::netlink::{Link, Netlink, Route, VethEnd};
 use datapath_user::{
     Config, Datapath, EndpointSpec, Events, IdentitySource, PeerSpec, PolicyConfig, RemotePod,
-    Tunnel, policy::Document,
+    Tunnel,
+    policy::{Document, PolicySettings},
 };
 use ipnet::IpNet;
 
@@ -52,6 +53,7 @@ pub(super) struct Arena {
     router: Namespace,
     plan: Plan,
     tunnel: Tunnel,
+    settings: PolicySettings,
     _directory: Teardown,
 }
 
@@ -93,7 +95,12 @@ const NEAR_SIDE: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2);
 
 impl Arena {
     /// Builds the router and the nodes.
-    pub(super) fn build(lab: LabName, layouts: &[NodeLayout], tunnel: Tunnel) -> Result<Self> {
+    pub(super) fn build(
+        lab: LabName,
+        layouts: &[NodeLayout],
+        tunnel: Tunnel,
+        settings: PolicySettings,
+    ) -> Result<Self> {
         netns::check_root()?;
         let node = NodePlan {
             pods: 0,
@@ -121,6 +128,7 @@ impl Arena {
             router,
             plan,
             tunnel,
+            settings,
             _directory: directory,
         };
         let wired: Vec<_> = (1_u8..)
@@ -256,6 +264,10 @@ impl Arena {
             events_per_s: 100_000,
             event_ring_bytes: 1 << 22,
             policy: PolicyConfig {
+                mode: self.settings.mode,
+                cidr_match: self.settings.cidr_match,
+                own_node: self.settings.own_node,
+                host_to_local: self.settings.host_to_local,
                 host_firewall: true,
                 node_labels: layout.labels.clone(),
                 // The same numbers on all nodes.

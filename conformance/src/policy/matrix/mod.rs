@@ -12,7 +12,10 @@ mod table;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use datapath_user::{Tunnel, policy::Document};
+use datapath_user::{
+    Tunnel,
+    policy::{Document, PolicySettings},
+};
 
 use self::{
     arena::{Arena, Place},
@@ -36,6 +39,7 @@ use crate::{error::Result, family::Family, topology::LabName};
 pub struct Runner {
     lab: LabName,
     tunnel: Tunnel,
+    settings: PolicySettings,
     arena: Option<Arena>,
     numbers: Numbers,
 }
@@ -47,9 +51,18 @@ impl Runner {
         Self {
             lab,
             tunnel,
+            settings: PolicySettings::default(),
             arena: None,
             numbers: Numbers::default(),
         }
+    }
+
+    /// Has policies understood in this way on all nodes.
+    #[must_use]
+    pub fn with_settings(mut self, settings: PolicySettings) -> Self {
+        self.settings = settings;
+        self.arena = None;
+        self
     }
 
     /// Builds a case and sends `cells`, or all of the case's.
@@ -104,7 +117,8 @@ impl Runner {
             Some(arena) => arena,
             none => {
                 let layouts = layout::nodes(case);
-                none.insert(Arena::build(self.lab.clone(), &layouts, self.tunnel)?)
+                let (lab, tunnel) = (self.lab.clone(), self.tunnel);
+                none.insert(Arena::build(lab, &layouts, tunnel, self.settings)?)
             }
         };
         arena.populate(case)?;
