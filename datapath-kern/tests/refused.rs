@@ -20,7 +20,7 @@ use datapath_kern::verdict::{Action, DropReason, Verdict};
 use rstest::rstest;
 use support::frame::{self, ACK, L4, SYN, Tuple};
 use support::sent::{TCP, from_host, from_uplink, into_pod};
-use support::{from_pod, from_router, key, node, run, run_marked};
+use support::{from_pod, from_router, key, node, run, run_marked, tunnel};
 
 #[rstest]
 fn nothing_enters_the_node_that_was_not_judged(#[values(0, mark::FORWARDED, 0x600)] mark: u32) {
@@ -94,6 +94,26 @@ fn an_established_flow_is_its_pods_alone(#[values(V4, V6)] family: Family) {
         &ack,
         63,
     );
+}
+
+/// Its receiver might: it would have the ports that nobody looked for.
+#[rstest]
+fn more_extension_headers_than_are_walked_are_none(#[values(1, 2)] units: u8) {
+    let host = node(1, V4);
+    let tuple = Tuple::new(plan::pod(1, 1, V6), plan::pod(1, 2, V6), TCP);
+    let send = |count: usize| {
+        let plain = frame::of_pod(1, 1, &tuple);
+        let bytes = (0..count).fold(plain, |frame, _| tunnel::with_extension(frame, units));
+        run(&host, Hook::FromPod, plan::pod_interface(1), &bytes)
+    };
+    for count in 7..10 {
+        send(count).dropped(Egress, DropReason::InvalidPacket);
+    }
+    assert!(host.pending.is_empty());
+    for count in 0..7 {
+        assert_eq!(send(count).reason, None, "{count}");
+        assert_eq!(host.pending.len(), 2);
+    }
 }
 
 #[rstest]

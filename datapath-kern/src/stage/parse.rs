@@ -167,6 +167,11 @@ fn ipv6<P: Packet>(pkt: &P, hdr: &mut Headers) -> Result<(), DropReason> {
             _ => break,
         }
     }
+    // Its receiver may walk on where we gave up. Whoever is allowed all protocols would have what a
+    // rule denies at a port let through as one without ports.
+    if hdr.part != Part::Later && is_extension(next) {
+        return Err(DropReason::InvalidPacket);
+    }
     hdr.key.source = Addr::from_words(zerocopy::transmute!(ip.source));
     hdr.key.destination = Addr::from_words(zerocopy::transmute!(ip.destination));
     // A mapped address on the wire would be taken for IPv4 everywhere else.
@@ -187,6 +192,15 @@ fn ipv6<P: Packet>(pkt: &P, hdr: &mut Headers) -> Result<(), DropReason> {
         }
     }
     transport(pkt, hdr, remaining)
+}
+
+/// Whether a header of this number is one that is walked over.
+#[inline(always)]
+const fn is_extension(number: u8) -> bool {
+    matches!(
+        number,
+        protocol::HOP_BY_HOP | protocol::ROUTING | protocol::DESTINATION | protocol::FRAGMENT
+    )
 }
 
 /// Fills in what the transport header says; `length` bytes of it and its data are in the frame.
