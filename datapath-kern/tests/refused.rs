@@ -125,6 +125,7 @@ fn no_tunnel_packets_from_pods(#[values(V4, V6)] family: Family) {
         plan::node(2, family),
         plan::node(1, family),
         plan::gateway(1, family),
+        plan::gateway(2, family),
     ] {
         from_pod(&host, 1, 1, &Tuple::new(own, to, l4))
             .dropped(Egress, DropReason::EncapsulationProhibited);

@@ -9,6 +9,7 @@
 
 use crate::abi::addr::Addr;
 use crate::abi::config::Settings;
+use crate::abi::endpoint::identity;
 use crate::abi::flow::{End, Flow, FlowKey, flags, scope, state};
 use crate::abi::nexthop::PEERS_BASE;
 use crate::abi::tally::Tally;
@@ -188,8 +189,10 @@ fn refuse_tunnels<S: Settings>(settings: &S, work: &Work) -> Result<(), DropReas
     let Work {
         hdr, origin, route, ..
     } = work;
+    // A peer has addresses among its pods that are its own: they are reached by the tunnel.
     let node = matches!(route.target, flags::TARGET_HOST | flags::TARGET_UPLINK)
-        && route.end != End::WORLD;
+        && route.end != End::WORLD
+        || route.identity == identity::REMOTE_NODE;
     if origin.flags & flags::ARRIVAL == flags::ARRIVAL_POD
         && node
         && hdr.key.protocol == protocol::UDP
