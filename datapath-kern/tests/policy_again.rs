@@ -9,12 +9,13 @@
 
 mod support;
 
+use datapath_kern::abi::addr::Addr;
 use datapath_kern::abi::event::flags as told;
 use datapath_kern::abi::flow::{flags, state, verdict};
 use datapath_kern::abi::metric::Direction::{self, Egress, Ingress};
 use datapath_kern::abi::policy::word;
-use datapath_kern::env::Table;
-use datapath_kern::host::{Host, plan};
+use datapath_kern::env::{Env, Table};
+use datapath_kern::host::{Host, Prefix, plan};
 use datapath_kern::packet::Family::{self, V4, V6};
 use datapath_kern::verdict::{DropReason, Ruling};
 use rstest::rstest;
@@ -256,6 +257,45 @@ fn what_is_not_proven_is_not_drained() {
     revoke(&host, path.asked()[0]);
     let out = path.answer(&host, &tuple, ACK);
     assert_eq!(out.reason, Some(DropReason::PolicyDenied));
+    assert_eq!(flows(&host), (0, 0));
+}
+
+/// What was drained is not for another one who has the address of an end now.
+#[rstest]
+#[case(Path::PodToPod, false)]
+#[case(Path::PodToPod, true)]
+#[case(Path::PeerToPod, true)]
+fn what_another_one_took_over_is_not_drained(
+    #[values(V4, V6)] family: Family,
+    #[case] path: Path,
+    #[case] by_reply: bool,
+) {
+    let mut host = path.host();
+    host.config.revoke_drains = 1;
+    allowed(&host, path);
+    let tuple = path.tuple(family);
+    path.establish(&host, &tuple);
+    let next = || {
+        if by_reply {
+            path.answer(&host, &tuple, ACK)
+        } else {
+            path.send(&host, &tuple.with_flags(ACK))
+        }
+    };
+    for &end in &path.asked() {
+        revoke(&host, end);
+    }
+    assert_eq!(next().reason, None);
+    let address = Addr::from(tuple.source);
+    let mut entry = Env::ipcache(&host, &address).unwrap();
+    entry.identity = 4242;
+    let prefix = Prefix::host(tuple.source);
+    host.ipcache.borrow_mut().set(prefix, entry);
+    host.endpoints.update(&1, |pod| pod.identity = 4242);
+    for &end in &path.asked() {
+        revoke(&host, end);
+    }
+    assert_eq!(next().reason, Some(DropReason::PolicyDenied));
     assert_eq!(flows(&host), (0, 0));
 }
 

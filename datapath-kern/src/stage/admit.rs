@@ -5,7 +5,8 @@
 //! judged again loses its entry, both halves of it; what comes after that begins anew or not at
 //! all, also when policy changes back. Where
 //! [`Config::revoke_drains`](crate::abi::config::Config::revoke_drains) says so, it goes on instead
-//! as it was, if it was proven: as long as neither its ports are used again nor its way changes.
+//! as it was, if it was proven: as long as neither its ports are used again nor its way changes, and
+//! both its ends are who they were.
 
 use crate::abi::addr::Addr;
 use crate::abi::config::Settings;
@@ -409,6 +410,26 @@ pub fn mend<E: Env, P: Packet>(env: &E, pkt: &P, work: &mut Work) -> Result<(), 
     Ok(())
 }
 
+/// Whether the flow in [`Work::flow`] is proven, and of those who began it: not of others who have
+/// their addresses now. An end outside is its address, whatever the prefixes that rules name make of
+/// it.
+#[inline(never)]
+fn is_between_the_same<E: Env>(env: &E, work: &Work) -> bool {
+    let Work {
+        flow,
+        origin,
+        route,
+        held_key,
+        ..
+    } = work;
+    let is_same = |end: End, was: u32, is: u32| end == End::WORLD || was == is;
+    flow.state & state::ESTABLISHED != 0
+        && is_same(origin.end, flow.source_identity, origin.identity)
+        && env.flows().update(held_key, |half| {
+            half.pair == flow.pair && is_same(route.end, half.source_identity, route.identity)
+        }) == Some(true)
+}
+
 /// Judges the flow in [`Work::flow`] again, into its verdict.
 #[inline(always)]
 fn judge_again<E: Env, P: Packet>(env: &E, pkt: &P, work: &mut Work) -> Result<(), DropReason> {
@@ -418,11 +439,10 @@ fn judge_again<E: Env, P: Packet>(env: &E, pkt: &P, work: &mut Work) -> Result<(
     }
     work.judgement.spared = work.flow.has(flags::UNJUDGED);
     let judged = policy::judge(env, work, reply);
-    let flow = &work.flow;
-    if judged.is_err() && env.revoke_drains() != 0 && flow.state & state::ESTABLISHED != 0 {
+    if judged.is_err() && env.revoke_drains() != 0 && is_between_the_same(env, work) {
         return Ok(());
     }
-    if flow.verdict != work.judgement.verdict {
+    if work.flow.verdict != work.judgement.verdict {
         observe::rulings(env, pkt, work);
     }
     work.flow.verdict = work.judgement.verdict;

@@ -75,7 +75,8 @@ pub enum Revoke {
     /// Their next packet is dropped, in either direction.
     #[default]
     Cut,
-    /// They go on until they end.
+    /// They go on until they end, as long as both ends are who they were: those of a pod that has
+    /// other labels, or whose address another pod has, are cut.
     Drain,
 }
 
