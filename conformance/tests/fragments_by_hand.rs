@@ -31,7 +31,7 @@ use datapath_user::{Datapath, EarlyFragments};
 use pieces::cut;
 use running::{Lab, To};
 use socket2::{Domain, Type};
-use util::{OrPanic, at, both_families, lab_name};
+use util::{OrPanic, at, both_families, gateway_mac, lab_name};
 
 /// The port of the receiver.
 const RECEIVER: u16 = 9000;
@@ -75,7 +75,7 @@ fn of_pod(lab: &Lab, pod: u8, to: SocketAddr, family: Family, id: u16) -> (RawPo
         address: at(pod_address(1, pod, family), SENDER),
     };
     let to = Place {
-        mac: Lab::gateway_mac(namespace),
+        mac: gateway_mac(namespace),
         address: to,
     };
     let frame = forge::udp(from, to, &[pod; BYTES]).or_panic();

@@ -37,7 +37,7 @@ use datapath_kern::verdict::DropReason;
 use datapath_user::{Datapath, FlowView, PortRange};
 use etherparse::{PacketBuilder, PacketHeaders, TransportHeader};
 use running::{Lab, To};
-use util::{OrPanic, at, lab_name, patient};
+use util::{OrPanic, at, gateway_mac, lab_name, patient};
 
 const PODS: u8 = 4;
 
@@ -210,7 +210,7 @@ impl Many {
         session.or_panic().close().or_panic();
         Self {
             port: RawPort::open(namespace, UPLINK).or_panic(),
-            gateway: Lab::gateway_mac(namespace),
+            gateway: gateway_mac(namespace),
             address: pod_address(1, pod, Family::Ipv4),
         }
     }

@@ -31,7 +31,7 @@ use datapath_conformance::{
 use datapath_user::Datapath;
 use etherparse::{Icmpv4Type, Icmpv6Type, SlicedPacket, TransportSlice};
 use running::{Lab, To};
-use util::{OrPanic, at, both_families, patient};
+use util::{OrPanic, at, both_families, gateway_mac, patient};
 
 /// What a sender may leave to its interface. Cutting UDP is not among it: with a tunnel of its own
 /// the datapath sees to it that the sender's stack does that.
@@ -193,7 +193,7 @@ fn changed_identifiers(lab: &Lab, family: Family) -> Result<()> {
             address: at(pod_address(1, number, family), 0),
         };
         let to = Place {
-            mac: Lab::gateway_mac(pod),
+            mac: gateway_mac(pod),
             address: outside,
         };
         let payload = format!("from the pod number {number}");

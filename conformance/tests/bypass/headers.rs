@@ -136,7 +136,8 @@ fn too_many_extensions(scene: &mut Scene) {
             (0..=12).map(|count| syn(s, count, 22)).collect()
         });
         // In what says that it is a fragment, one that says that it is whole.
-        let first = [0, 0, 1, 0, 0, (source >> 8) as u8, source as u8];
+        let [high, low] = source.to_be_bytes();
+        let first = [0, 0, 1, 0, 0, high, low];
         scene.blocks(client, |s| {
             let ends = s.ends(client, Who::Server);
             let segment = ends.tcp((source, 22), SYN, &s.marker.repeat(16));
@@ -200,7 +201,7 @@ fn mapped(scene: &mut Scene) {
                 let honest = s.ends(from, Who::Server);
                 let mapped = |who: Who| match who.address(Family::Ipv4) {
                     IpAddr::V4(address) => IpAddr::V6(address.to_ipv6_mapped()),
-                    v6 => v6,
+                    IpAddr::V6(address) => IpAddr::V6(address),
                 };
                 let (source_address, destination) = honest.addresses;
                 let pairs = [

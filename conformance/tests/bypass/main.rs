@@ -6,7 +6,8 @@
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
-    reason = "it is all tests"
+    clippy::print_stdout,
+    reason = "it is all tests; what was tried"
 )]
 
 mod cast;
@@ -71,7 +72,7 @@ fn tricks_where_flows_are_drained() {
 #[test]
 fn the_window_of_a_standard_start_is_measured_and_closes() {
     let mut scene = Scene::build("standard", |config| {
-        config.policy.start = PodStart::Standard
+        config.policy.start = PodStart::Standard;
     });
     start::window(&mut scene);
 }

@@ -28,16 +28,16 @@ pub(crate) const TRICKS: &[Play] = &[
         |scene| forged_answer(scene, ACK),
     ),
     ("forged data", "it belongs to no connection", |scene| {
-        forged_answer(scene, PSH | ACK)
+        forged_answer(scene, PSH | ACK);
     }),
     ("a forged FIN", "it ends no connection", |scene| {
-        forged_answer(scene, FIN | ACK)
+        forged_answer(scene, FIN | ACK);
     }),
     ("a forged RST", "it ends no connection", |scene| {
-        forged_answer(scene, RST)
+        forged_answer(scene, RST);
     }),
     ("a forged RST with ACK", "it ends no connection", |scene| {
-        forged_answer(scene, RST | ACK)
+        forged_answer(scene, RST | ACK);
     }),
     (
         "a UDP answer to a question never asked",

@@ -2,8 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    io::Write as _,
-    process::Stdio,
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
@@ -23,7 +21,7 @@ use datapath_user::Config;
 use crate::{
     cast::{POLICIES, Who, documents, name_pods},
     spoof,
-    util::{OrPanic as _, lab_name},
+    util::{OrPanic as _, gateway_mac, lab_name, tool::nft},
     wire::{Ends, Mac, contains},
 };
 
@@ -418,26 +416,4 @@ fn be_quiet(namespace: &Namespace) {
            }
          }",
     );
-}
-
-/// Loads rules of netfilter.
-pub(crate) fn nft(namespace: &Namespace, rules: &str) {
-    let mut command = namespace.command("nft");
-    let mut child = command
-        .args(["-f", "-"])
-        .stdin(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut input = child.stdin.take().unwrap();
-    input.write_all(rules.as_bytes()).unwrap();
-    drop(input);
-    assert!(child.wait().unwrap().success(), "{rules}");
-}
-
-/// The Ethernet address that a pod sends to.
-fn gateway_mac(pod: &Namespace) -> Mac {
-    let index = pod.link(UPLINK).or_panic().index;
-    let neighbours = pod.netlink().or_panic().neighbours().unwrap();
-    let mut known = neighbours.into_iter().filter(|entry| entry.index == index);
-    known.find_map(|entry| entry.mac).unwrap()
 }

@@ -156,7 +156,7 @@ fn first_of(scene: &mut Scene) {
 
 /// Where pods start before their rules do: how long that takes, and that it ends.
 pub(crate) fn window(scene: &mut Scene) {
-    let mut windows_us = Vec::new();
+    let mut all_us = Vec::new();
     let mut came = 0;
     for family in Family::ALL {
         scene.family = family;
@@ -166,7 +166,7 @@ pub(crate) fn window(scene: &mut Scene) {
             let mut ears = FrameSocket::open(scene.namespace(Who::Newcomer), None).or_panic();
             for _ in 0..TIMES {
                 let (window_us, _) = scene.sending(intruder, &frames, renew);
-                windows_us.push(window_us.unwrap());
+                all_us.push(window_us.unwrap());
                 came += got(&mut ears, [&marker])[0];
                 // What began in it is judged again.
                 scene.equip(Who::Newcomer);
@@ -176,13 +176,13 @@ pub(crate) fn window(scene: &mut Scene) {
         }
     }
     scene.hands.remove(&Who::Newcomer);
-    windows_us.sort_unstable();
+    all_us.sort_unstable();
     println!(
         "window of pods that start before their rules, of {}: {} us, {} us, {} us (least, median, most); \
          {came} packets came in by it",
-        windows_us.len(),
-        windows_us[0],
-        windows_us[windows_us.len() / 2],
-        windows_us[windows_us.len() - 1],
+        all_us.len(),
+        all_us[0],
+        all_us[all_us.len() / 2],
+        all_us[all_us.len() - 1],
     );
 }

@@ -15,10 +15,7 @@ use datapath_conformance::{
     netns::Namespace,
     paths::{InProcess, pod_address},
     probe::EchoServer,
-    topology::{
-        Fabric, Node, Plan,
-        plan::{self, UPLINK},
-    },
+    topology::{Fabric, Node, Plan, plan},
 };
 
 use datapath_user::Config;
@@ -111,13 +108,5 @@ impl Lab {
     pub fn uplinks(&self) -> impl Iterator<Item = &Namespace> {
         let nodes = self.fabric.nodes().iter();
         nodes.map(Node::namespace).chain([self.fabric.outside()])
-    }
-
-    /// The Ethernet address that a pod sends to.
-    pub fn gateway_mac(pod: &Namespace) -> [u8; 6] {
-        let index = pod.link(UPLINK).or_panic().index;
-        let neighbours = pod.netlink().or_panic().neighbours().unwrap();
-        let mut known = neighbours.into_iter().filter(|entry| entry.index == index);
-        known.find_map(|entry| entry.mac).unwrap()
     }
 }

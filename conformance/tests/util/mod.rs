@@ -19,8 +19,9 @@ use std::{
 
 use datapath_conformance::{
     family::Family,
+    netns::Namespace,
     probe::Options,
-    topology::{Fabric, LabName, NodePlan, Plan},
+    topology::{Fabric, LabName, NodePlan, Plan, plan::UPLINK},
 };
 
 /// Unwraps with the whole chain of causes in the panic.
@@ -71,6 +72,14 @@ pub fn impatient() -> Options {
 
 pub fn at(address: IpAddr, port: u16) -> SocketAddr {
     SocketAddr::new(address, port)
+}
+
+/// The Ethernet address that a pod sends to.
+pub fn gateway_mac(pod: &Namespace) -> [u8; 6] {
+    let index = pod.link(UPLINK).or_panic().index;
+    let neighbours = pod.netlink().or_panic().neighbours().unwrap();
+    let mut known = neighbours.into_iter().filter(|entry| entry.index == index);
+    known.find_map(|entry| entry.mac).unwrap()
 }
 
 /// Runs a check for both families and says which one a failure was about.
