@@ -23,7 +23,7 @@ pub(crate) enum Tier {
     Unit,
     /// The conformance suite, in network namespaces.
     Lab,
-    /// All policy cases, and random ones.
+    /// All policy cases, random ones, policies replaced under load, and ways past them.
     Policy,
 }
 
@@ -48,7 +48,9 @@ impl Tier {
             Self::Lint => "formatting, clippy, documentation, unfinished code",
             Self::Unit => "every package but the conformance suite",
             Self::Lab => "the conformance suite, in network namespaces",
-            Self::Policy => "all policy cases and random policies, in network namespaces",
+            Self::Policy => {
+                "all policy cases, random policies, policies under load, ways past them, in namespaces"
+            }
         }
     }
 

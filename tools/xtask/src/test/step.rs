@@ -100,6 +100,7 @@ const POLICY: &[Step] = &[
         env: &[
             ("DATAPATH_CASES", "all"),
             ("DATAPATH_RANDOM_POLICIES", "200"),
+            ("DATAPATH_POLICY_REPLACEMENTS", "1000"),
         ],
         args: &[
             "test",
@@ -111,6 +112,10 @@ const POLICY: &[Step] = &[
             "policy_cases",
             "--test",
             "policy_random",
+            "--test",
+            "policy_churn",
+            "--test",
+            "bypass",
             "--no-fail-fast",
             "--",
             "--test-threads=1",
