@@ -19,12 +19,12 @@ use crate::{
 };
 
 /// How long something that comes may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// How long something is waited for that must not come.
 const SHORT: Duration = Duration::from_millis(700);
 
 /// `web` takes TCP 80 of `front` and of nobody else.
-const WEB: &str = "\
+pub(crate) const WEB: &str = "\
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: web, namespace: shop}
@@ -46,7 +46,7 @@ spec:
 ";
 
 /// A node of a lab whose agent was started again with policy.
-struct Rig {
+pub(crate) struct Rig {
     lab: Lab,
     agent: Option<Running>,
     /// Outlives the lab's own.
@@ -56,7 +56,7 @@ struct Rig {
 impl Rig {
     /// A lab of so many nodes; the agent of the first has this section of policy, in which `@` is a
     /// directory for files.
-    fn new(nodes: &str, pods: &str, section: &str) -> Self {
+    pub(crate) fn new(nodes: &str, pods: &str, section: &str) -> Self {
         let (lab, _) = Lab::up(&["--nodes", nodes, "--pods", pods]);
         let files = tempfile::tempdir().unwrap();
         fs::create_dir(files.path().join("policy.d")).unwrap();
@@ -85,7 +85,7 @@ impl Rig {
     }
 
     /// Connects a pod of a node anew, with labels instead of an identity.
-    fn label(&self, node: &str, pod: &str, app: &str) {
+    pub(crate) fn label(&self, node: &str, pod: &str, app: &str) {
         self.ask(node, &["endpoint", "remove", pod]).good();
         let netns = format!("{}-{pod}", self.lab.name());
         let label = format!("app={app}");
@@ -118,7 +118,7 @@ impl Rig {
         self.lab.ask(node, arguments)
     }
 
-    fn write(&self, name: &str, text: &str) -> PathBuf {
+    pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
         let path = self.files.path().join(name);
         let new = self.files.path().join("new");
         fs::write(&new, text).unwrap();
@@ -127,7 +127,7 @@ impl Rig {
     }
 
     /// Waits until the agent says something.
-    fn wait(&self, what: &[&str], wanted: &str) -> String {
+    pub(crate) fn wait(&self, what: &[&str], wanted: &str) -> String {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let said = self.ask("n1", what).out;
@@ -157,6 +157,12 @@ impl Rig {
         assert_eq!(said.code, Some(code), "{}{}", said.out, said.err);
     }
 
+    /// The network namespace of a pod of this name.
+    pub(crate) fn namespace(&self, name: &str) -> Namespace {
+        let (pod, ..) = place(name);
+        Namespace::open(&format!("{}-{pod}", self.lab.name())).unwrap()
+    }
+
     fn connects(&self, from: &str, to: &str, address: &str, port: u16, patience: Duration) -> bool {
         let open = |pod: &str| Namespace::open(&format!("{}-{pod}", self.lab.name())).unwrap();
         let at = SocketAddr::new(address.parse::<IpAddr>().unwrap(), port);
@@ -168,14 +174,14 @@ impl Rig {
         connected.is_ok()
     }
 
-    fn end(mut self) {
+    pub(crate) fn end(mut self) {
         let mut agent = self.agent.take().unwrap();
         assert_eq!(agent.end(Signal::SIGTERM), Some(0));
     }
 }
 
 /// Where the pods of this name are: the endpoint, its node, its number.
-fn place(name: &str) -> (&'static str, &'static str, u8) {
+pub(crate) fn place(name: &str) -> (&'static str, &'static str, u8) {
     match name {
         "web" => ("n1p1", "n1", 1),
         "front" => ("n1p2", "n1", 2),
@@ -187,7 +193,7 @@ fn place(name: &str) -> (&'static str, &'static str, u8) {
 }
 
 /// The addresses of a pod, by its node and number.
-fn addresses(node: &str, number: u8) -> [String; 2] {
+pub(crate) fn addresses(node: &str, number: u8) -> [String; 2] {
     let node = &node[1..];
     let host = number + 1;
     [
@@ -318,7 +324,7 @@ fn documents_of_a_directory_are_in_force_as_they_are_written() {
     rig.end();
 }
 
-fn restart(rig: &mut Rig) {
+pub(crate) fn restart(rig: &mut Rig) {
     kill_agent(rig.lab.agent("n1"));
     rig.agent = Some(start_again(&rig.lab, "n1"));
 }
