@@ -70,6 +70,12 @@ pub fn list<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
     words.join(", ")
 }
 
+/// A count of things in words: `1 document`, `2 documents`.
+#[must_use]
+pub fn counted(count: usize, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
+}
+
 /// Shows a span of time in its two largest units: `59s`, `2m13s`, `2h13m`, `4d6h`.
 #[must_use]
 pub fn duration(seconds: u64) -> String {
@@ -139,6 +145,8 @@ mod tests {
                 "0s", "59s", "1m0s", "2m13s", "1h0m", "2h13m", "23h59m", "1d0h", "4d6h"
             ]
         );
+        assert_eq!(counted(1, "node", "nodes"), "1 node");
+        assert_eq!(counted(0, "node", "nodes"), "0 nodes");
         assert_eq!(count(254), "254");
         assert_eq!(count(u128::from(u64::MAX)), "1.8e19");
     }

@@ -78,6 +78,9 @@ pub struct Config {
 
 /// Policy in the agent's configuration.
 ///
+/// Documents that come by the API are kept in `policies.json` beside the file of the leases. A file
+/// of the directory owns the names of its documents: what is applied under such a name is refused.
+///
 /// The [cluster file](Self::cluster) is in TOML, and the same on all nodes:
 ///
 /// ```toml
@@ -99,7 +102,9 @@ pub struct Config {
 /// ```
 ///
 /// The node that reads it knows itself by its pod prefixes or its address, and takes its own labels
-/// from it; its pods are those that were connected there, whatever the file says of them.
+/// from it when it starts; its pods are those that were connected there, whatever the file says of
+/// them. Nodes that the file named once and does not name any more are forgotten; without a file
+/// they stay, until `dpctl peers remove` removes them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PolicySection {

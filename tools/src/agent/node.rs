@@ -14,7 +14,7 @@ use std::{
 use datapath_ipam::{Families, Ipam, IpamError, Lease, Options, Owner, PoolSpec};
 use datapath_user::{
     Datapath, Error as DatapathError,
-    policy::{DocumentId, ExplainQuery, Explanation, IdentityView},
+    policy::{DocumentId, ExplainQuery, IdentityView, Judgement},
 };
 
 use super::{
@@ -26,10 +26,10 @@ use super::{
 use crate::{
     api::{
         Addresses, Agent, ApplyReport, ApplyRequest, AuditRequest, DeleteReport, DeleteRequest,
-        EndpointSpec, EndpointView, ExplainRequest, Failure, Feed, FlowFilter, FlowOrder, FlowView,
-        FlushReport, FlushRequest, IdentityEntry, Kind, MapUsage, MetricView, Node, PeerSpec,
-        PeerView, PolicyCount, PolicyDetail, PolicyList, PolicySources, Source, Status, Tallies,
-        UntoldView,
+        EndpointSpec, EndpointView, ExplainRequest, Explained, Failure, Feed, FlowFilter,
+        FlowOrder, FlowView, FlushReport, FlushRequest, IdentityEntry, Kind, MapUsage, MetricView,
+        Node, PeerSpec, PeerView, PolicyCount, PolicyDetail, PolicyList, PolicySources, Source,
+        Status, Tallies, UntoldView,
     },
     error::{Error, Result},
 };
@@ -286,6 +286,25 @@ impl LocalNode {
         }
     }
 
+    /// Whether an endpoint of this node is audited, by whatever it was found.
+    fn is_audited(&self, end: &str) -> bool {
+        let is_it = |view: &EndpointView| {
+            let named = view.namespace.iter().zip(&view.name);
+            let mut named = named.map(|(namespace, name)| format!("{namespace}/{name}"));
+            view.id == end
+                || named.any(|name| name == end)
+                || view.identity.to_string() == end
+                || view
+                    .addresses
+                    .iter()
+                    .any(|address| address.to_string() == end)
+        };
+        let mut its = self.datapath.endpoints();
+        its.retain(is_it);
+        let all = self.audit.load(Ordering::Relaxed);
+        !its.is_empty() && (all || its.iter().all(|view| view.policy.audit))
+    }
+
     fn find(&self, id: &str) -> Option<EndpointView> {
         self.datapath
             .endpoints()
@@ -395,17 +414,28 @@ impl Node for LocalNode {
         self.policies.delete(&self.datapath, &request.documents)
     }
 
-    fn explain(&self, request: &ExplainRequest) -> Result<Explanation, Failure> {
-        Ok(self.datapath.explain(&ExplainQuery {
+    fn explain(&self, request: &ExplainRequest) -> Result<Explained, Failure> {
+        let explanation = self.datapath.explain(&ExplainQuery {
             from: self.datapath.find_end(&request.from)?,
             to: self.datapath.find_end(&request.to)?,
             protocol: request.protocol,
             port: request.port,
-        })?)
+        })?;
+        let passes = |judgement: &Judgement, end| judgement.allowed || self.is_audited(end);
+        Ok(Explained {
+            audited: !explanation.allowed
+                && passes(&explanation.egress, &request.from)
+                && passes(&explanation.ingress, &request.to),
+            explanation,
+        })
     }
 
     fn set_audit(&self, request: &AuditRequest) -> Result<(), Failure> {
         let AuditRequest { endpoint, on } = request;
+        if let Some(id) = endpoint.as_ref().filter(|id| self.find(id).is_none()) {
+            let error = format!("no endpoint {id:?}: `dpctl endpoint list` shows those there are");
+            return Err(Failure::of(Kind::Missing, error));
+        }
         self.datapath.set_audit(endpoint.as_deref(), *on)?;
         if endpoint.is_none() {
             self.audit.store(*on, Ordering::Relaxed);

@@ -14,7 +14,7 @@ use tokio::{net::UnixStream, runtime, time};
 
 use super::{
     Addresses, ApplyReport, ApplyRequest, AuditRequest, ChangeStream, DeleteReport, DeleteRequest,
-    DocumentId, EndpointSpec, EndpointView, EventQuery, EventStream, ExplainRequest, Explanation,
+    DocumentId, EndpointSpec, EndpointView, EventQuery, EventStream, ExplainRequest, Explained,
     Failure, FeedStatus, FlowCount, FlowFilter, FlowOrder, FlowPace, FlowStream, FlowView,
     FlushReport, FlushRequest, IdentityEntry, Kind, MapUsage, MetricView, PeerSpec, PeerView,
     PolicyCount, PolicyDetail, PolicyList, Status, UntoldView,
@@ -167,7 +167,7 @@ impl Client {
     /// # Errors
     ///
     /// As [`Client::health`].
-    pub fn explain(&self, request: &ExplainRequest) -> Result<Explanation> {
+    pub fn explain(&self, request: &ExplainRequest) -> Result<Explained> {
         self.send(&Method::POST, "/v1/policies/explain", request)
     }
 

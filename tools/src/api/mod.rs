@@ -11,7 +11,7 @@
 //! | `GET /v1/policies/{id}` | | [`PolicyDetail`]; the id as in a list, `/` written `%2F` |
 //! | `POST /v1/policies/apply` | [`ApplyRequest`] | [`ApplyReport`] |
 //! | `POST /v1/policies/delete` | [`DeleteRequest`] | [`DeleteReport`] |
-//! | `POST /v1/policies/explain` | [`ExplainRequest`] | [`Explanation`] |
+//! | `POST /v1/policies/explain` | [`ExplainRequest`] | [`Explained`] |
 //! | `PUT /v1/policies/audit` | [`AuditRequest`] | 204 |
 //! | `GET /v1/identities` | | list of [`IdentityEntry`] |
 //! | `GET /v1/flows` | | [`FlowPair`]s, a line each: see [`FlowFilter`] and [`FlowOrder`] for what follows `?` |
@@ -58,8 +58,8 @@ pub use filter::{Condition, EventFilter, Field};
 pub use flows::{FlowCount, FlowPace, FlushRequest, Source};
 pub use policy::{
     AppliedDocument, ApplyReport, ApplyRequest, AuditRequest, Change, DeleteReport, DeleteRequest,
-    ExplainRequest, Followed, IdentityEntry, PolicyDetail, PolicyEntry, PolicyList, PolicySource,
-    PolicySources, PolicyState, PolicyText, parse_document_id,
+    ExplainRequest, Explained, Followed, IdentityEntry, PolicyDetail, PolicyEntry, PolicyList,
+    PolicySource, PolicySources, PolicyState, PolicyText, parse_document_id,
 };
 pub use query::EventQuery;
 pub use selector::LabelSelector;
@@ -68,7 +68,7 @@ pub use socket::{DEFAULT_SOCKET, Socket};
 pub use stream::{ChangeStream, EventStream, FlowStream};
 pub use view::{Addresses, Agent, Status};
 
-pub use datapath_user::policy::{DocumentId, Explanation};
+pub use datapath_user::policy::DocumentId;
 pub use datapath_user::{
     EndKind, EndpointSpec, EndpointView, EventEnd, EventKind, EventRule, EventVerdict, EventView,
     FlowChange, FlowFilter, FlowOrder, FlowPair, FlowView, FlushReport, IcmpView, MapUsage,
@@ -153,7 +153,7 @@ pub trait Node: Send + Sync + 'static {
     /// # Errors
     ///
     /// [`Kind::Missing`] for an end that is not there, [`Kind::Invalid`] for one that cannot be read.
-    fn explain(&self, request: &ExplainRequest) -> Result<Explanation, Failure>;
+    fn explain(&self, request: &ExplainRequest) -> Result<Explained, Failure>;
 
     /// Has what would be denied let through and told, or not any more.
     ///

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use datapath_user::policy::{DocumentId, DocumentKind, Labels, PolicyMode, Refusal};
+use datapath_user::policy::{DocumentId, DocumentKind, Explanation, Labels, PolicyMode, Refusal};
 use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -84,8 +84,6 @@ pub struct DeleteReport {
 /// The documents of a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PolicyList {
-    /// Whether the documents are known; until then an earlier agent's are in force.
-    pub known: bool,
     /// One each, by name; those without one are last.
     pub documents: Vec<PolicyEntry>,
 }
@@ -160,6 +158,16 @@ pub struct ExplainRequest {
     /// Destination port, or type of an ICMP message; zero where there is neither.
     #[serde(default)]
     pub port: u16,
+}
+
+/// The answer to that.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Explained {
+    /// What policy says.
+    #[serde(flatten)]
+    pub explanation: Explanation,
+    /// Whether it is let through though policy denies it: those that deny it are audited.
+    pub audited: bool,
 }
 
 /// Whether what would be denied is to be let through, and told.

@@ -23,22 +23,7 @@ pub(crate) fn status() -> Status {
             pid: 4711,
             uptime_s: 133,
             state: "/var/lib/datapath/ipam.redb".into(),
-            policy: PolicySources {
-                mode: PolicyMode::Default,
-                audit: false,
-                changed: Some("2026-03-04T05:06:07Z".parse().unwrap()),
-                applied: 2,
-                directory: Some(Followed {
-                    path: "/etc/datapath/policy.d".into(),
-                    says: "10 documents, 1 refused".to_owned(),
-                    problem: None,
-                }),
-                cluster: Some(Followed {
-                    path: "/etc/datapath/cluster.toml".into(),
-                    says: "3 other nodes, 40 addresses of pods".to_owned(),
-                    problem: Some("/etc/datapath/cluster.toml:7: there are two nodes".to_owned()),
-                }),
-            },
+            policy: policy_sources(),
         },
         datapath: datapath_user::Status {
             kernel: "6.12.48".to_owned(),
@@ -123,15 +108,38 @@ pub(crate) fn status() -> Status {
             refreshes: 3,
             changes: 1,
             bpffs: "/run/datapath/bpffs".into(),
-            adopted: Some(datapath_user::Adoption {
-                endpoints_kept: 2,
-                endpoints_removed: vec!["web-7".to_owned()],
-                peers_kept: 1,
-                links_replaced: 8,
-                flows_kept: 1498,
-                ..datapath_user::Adoption::default()
-            }),
+            adopted: Some(adoption()),
         },
+    }
+}
+
+fn adoption() -> datapath_user::Adoption {
+    datapath_user::Adoption {
+        endpoints_kept: 2,
+        endpoints_removed: vec!["web-7".to_owned()],
+        peers_kept: 1,
+        links_replaced: 8,
+        flows_kept: 1498,
+        ..datapath_user::Adoption::default()
+    }
+}
+
+fn policy_sources() -> PolicySources {
+    PolicySources {
+        mode: PolicyMode::Default,
+        audit: false,
+        changed: Some("2026-03-04T05:06:07Z".parse().unwrap()),
+        applied: 2,
+        directory: Some(Followed {
+            path: "/etc/datapath/policy.d".into(),
+            says: "10 documents, 1 refused".to_owned(),
+            problem: None,
+        }),
+        cluster: Some(Followed {
+            path: "/etc/datapath/cluster.toml".into(),
+            says: "3 other nodes, 40 addresses of pods".to_owned(),
+            problem: Some("/etc/datapath/cluster.toml:7: there are two nodes".to_owned()),
+        }),
     }
 }
 
@@ -164,7 +172,6 @@ pub(crate) fn policies() -> PolicyList {
     let (directory, applied) = (PolicySource::Directory, PolicySource::Applied);
     let problem = "/etc/datapath/policy.d/db.yaml:5:7: there is no key `PodSelector`";
     PolicyList {
-        known: true,
         documents: vec![
             entry(
                 "netpol/shop/web",

@@ -59,7 +59,7 @@ Examples:
 
 It listens at the socket only (mode 0600) and runs until SIGTERM or SIGINT. Then, and also when it
 is killed, packets go on, and the next one takes over; with on_stop = \"remove\" it leaves nothing
-but the file of its leases. `dpctl cleanup` removes what a dead one left. Exit codes: 0 done, 1 it failed, 2 the command line makes no sense.";
+but the files of its leases and of policies that were applied. `dpctl cleanup` removes what a dead one left. Exit codes: 0 done, 1 it failed, 2 the command line makes no sense.";
 
 /// Runs the datapath of a node, the one whose network namespace it is started in.
 #[derive(Debug, Parser)]

@@ -278,7 +278,8 @@ fn enforced(of: &PolicySources) -> String {
         PolicyMode::Always => "always mode: every pod needs rules",
         PolicyMode::Never => "never mode: no pod needs rules",
     };
-    let mut text = format!("{mode}; {} documents by the API", of.applied);
+    let applied = table::counted(of.applied, "document", "documents");
+    let mut text = format!("{mode}; {applied} by the API");
     if of.audit {
         text.push_str("; AUDIT: what would be denied is let through");
     }

@@ -57,6 +57,10 @@ pub(super) fn collect(
             archive.json("agent/metrics.json", metrics)?;
             let verdicts = client.policy_counts().map_err(Into::into);
             archive.json("agent/verdicts.json", verdicts)?;
+            let policies = client.policies().map_err(Into::into);
+            archive.json("agent/policies.json", policies)?;
+            let identities = client.identities().map_err(Into::into);
+            archive.json("agent/identities.json", identities)?;
             archive.json("agent/maps.json", client.map_usage().map_err(Into::into))?;
         }
         // Said once: whatever else it would be asked it does not answer either.

@@ -12,11 +12,10 @@ use datapath_ipam::{Families, Ipam, IpamError, Options, Owner, PoolSpec};
 use datapath_tools::{
     api::{
         self, Addresses, Agent, ApplyReport, ApplyRequest, AuditRequest, Client, DeleteReport,
-        DeleteRequest, DocumentId, EndpointSpec, EndpointView, ExplainRequest, Explanation,
-        Failure, Feed, FlowFilter, FlowOrder, FlowView, FlushReport, FlushRequest, IdentityEntry,
-        Kind, MapUsage, MetricView, Node, PeerSpec, PeerView, PolicyCount, PolicyDetail,
-        PolicyList, PolicySources, Socket, Source, Status, TableTally, TableUse, Tallies,
-        UntoldView,
+        DeleteRequest, DocumentId, EndpointSpec, EndpointView, ExplainRequest, Explained, Failure,
+        Feed, FlowFilter, FlowOrder, FlowView, FlushReport, FlushRequest, IdentityEntry, Kind,
+        MapUsage, MetricView, Node, PeerSpec, PeerView, PolicyCount, PolicyDetail, PolicyList,
+        PolicySources, Socket, Source, Status, TableTally, TableUse, Tallies, UntoldView,
     },
     error::Result,
 };
@@ -195,7 +194,7 @@ impl Node for Memory {
         self.documents.delete(request)
     }
 
-    fn explain(&self, request: &ExplainRequest) -> Result<Explanation, Failure> {
+    fn explain(&self, request: &ExplainRequest) -> Result<Explained, Failure> {
         self.documents.explain(&self.endpoints()?, request)
     }
 

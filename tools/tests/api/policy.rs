@@ -11,8 +11,8 @@ use std::{
 
 use datapath_tools::api::{
     AppliedDocument, ApplyReport, ApplyRequest, Change, DeleteReport, DeleteRequest, DocumentId,
-    EndpointView, ExplainRequest, Explanation, Failure, Kind, PolicyDetail, PolicyEntry,
-    PolicyList, PolicySource, PolicyState,
+    EndpointView, ExplainRequest, Explained, Failure, Kind, PolicyDetail, PolicyEntry, PolicyList,
+    PolicySource, PolicyState,
 };
 use datapath_user::policy::{
     Document, ExplainEnd, ExplainQuery, PolicyEngine, PolicySettings, document::Reader,
@@ -28,7 +28,6 @@ impl Documents {
     pub(crate) fn list(&self) -> PolicyList {
         let documents = self.0.lock().unwrap();
         PolicyList {
-            known: true,
             documents: documents
                 .values()
                 .map(|(document, _)| entry(document))
@@ -90,7 +89,7 @@ impl Documents {
         &self,
         endpoints: &[EndpointView],
         request: &ExplainRequest,
-    ) -> Result<Explanation, Failure> {
+    ) -> Result<Explained, Failure> {
         let mut engine = PolicyEngine::new(PolicySettings::default());
         for (document, _) in self.0.lock().unwrap().values() {
             let _all = engine.upsert(document.clone());
@@ -102,12 +101,16 @@ impl Documents {
                 found.ok_or_else(missing)?.identity_labels(),
             ))
         };
-        Ok(engine.explain(&ExplainQuery {
+        let explanation = engine.explain(&ExplainQuery {
             from: end(&request.from)?,
             to: end(&request.to)?,
             protocol: request.protocol,
             port: request.port,
-        }))
+        });
+        Ok(Explained {
+            explanation,
+            audited: false,
+        })
     }
 }
 

@@ -10,8 +10,8 @@ use std::{
 };
 
 use datapath_conformance::netns::Namespace;
+use datapath_tools::api::PolicyState;
 use nix::sys::signal::Signal;
-use serde_json::Value;
 
 use crate::{
     restart::{kill_agent, start_again},
@@ -153,8 +153,13 @@ impl Rig {
             "policy", "explain", "--from", &from, "--to", &to, "--port", &port,
         ];
         let said = self.ask("n1", &explain);
-        let code = if allowed { 0 } else { 1 };
-        assert_eq!(said.code, Some(code), "{}{}", said.out, said.err);
+        assert_eq!(
+            said.code,
+            Some(i32::from(!allowed)),
+            "{}{}",
+            said.out,
+            said.err
+        );
     }
 
     /// The network namespace of a pod of this name.
@@ -202,23 +207,23 @@ pub(crate) fn addresses(node: &str, number: u8) -> [String; 2] {
     ]
 }
 
-fn states(rig: &Rig) -> Vec<(String, String)> {
-    let said = rig
-        .ask("n1", &["--output", "json", "policy", "list"])
-        .good();
-    let said: Value = serde_json::from_str(&said).unwrap();
-    let documents = said["documents"].as_array().unwrap().iter();
-    let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    documents
-        .map(|document| (word(&document["id"]["name"]), word(&document["state"])))
-        .collect()
+/// The documents and what becomes of them, by name.
+fn states(rig: &Rig) -> Vec<(String, PolicyState)> {
+    let documents = rig.lab.client("n1").policies().unwrap().documents;
+    let mut states: Vec<_> = documents
+        .into_iter()
+        .map(|document| (document.id.unwrap().name, document.state))
+        .collect();
+    states.sort_unstable_by(|one, other| one.0.cmp(&other.0));
+    states
 }
 
-fn known(names: &[(&str, &str)]) -> Vec<(String, String)> {
-    let names = names.iter();
-    names
-        .map(|(name, state)| ((*name).to_owned(), (*state).to_owned()))
-        .collect()
+/// The states of `other`, which was applied, and `web`, of a file.
+fn both(web: PolicyState) -> Vec<(String, PolicyState)> {
+    vec![
+        ("other".to_owned(), PolicyState::Enforced),
+        ("web".to_owned(), web),
+    ]
 }
 
 #[test]
@@ -264,46 +269,8 @@ fn documents_of_a_directory_are_in_force_as_they_are_written() {
     rig.check("front", "web", 81, true);
     rig.check("other", "web", 81, false);
 
-    // What a file has, nobody else does; other documents are taken, and kept.
-    let mine = rig.write("mine.yaml", WEB);
-    let said = rig.ask("n1", &["policy", "apply", mine.to_str().unwrap()]);
-    assert!(
-        said.code == Some(1) && said.out.contains(web.to_str().unwrap()),
-        "{}",
-        said.out
-    );
-    let said = rig
-        .ask("n1", &["policy", "delete", "netpol/shop/web"])
-        .bad(1);
-    assert!(said.contains(web.to_str().unwrap()), "{said}");
-    rig.check("other", "front", 80, true);
-    let mine = rig.write("mine.yaml", OTHER);
-    rig.ask("n1", &["policy", "apply", mine.to_str().unwrap()])
-        .good();
-    rig.check("other", "front", 80, false);
-
-    // Another agent: broken as it is, the file closes whom it is for, until it is mended.
-    restart(&mut rig);
-    assert_eq!(
-        states(&rig),
-        known(&[("other", "enforced"), ("web", "quarantined")])
-    );
-    rig.check("front", "web", 81, false);
-    rig.check("other", "front", 80, false);
-    rig.write("policy.d/web.yaml", WEB);
-    let deadline = Instant::now() + PATIENCE;
-    while states(&rig) != known(&[("other", "enforced"), ("web", "enforced")]) {
-        assert!(Instant::now() < deadline, "{:?}", states(&rig));
-        thread::sleep(Duration::from_millis(50));
-    }
-    rig.check("front", "web", 80, true);
-    restart(&mut rig);
-    assert_eq!(
-        states(&rig),
-        known(&[("other", "enforced"), ("web", "enforced")])
-    );
-    rig.check("front", "web", 80, true);
-    rig.check("other", "web", 80, false);
+    applied_beside_files(&rig, &web);
+    other_agents(&mut rig);
 
     // Labels decide, and files and documents go.
     rig.ask("n1", &["endpoint", "label", "n1p3", "app=front"])
@@ -322,6 +289,70 @@ fn documents_of_a_directory_are_in_force_as_they_are_written() {
         "{status}"
     );
     rig.end();
+}
+
+/// What a file has, nobody else does; other documents are taken.
+fn applied_beside_files(rig: &Rig, web: &Path) {
+    let mine = rig.write("mine.yaml", WEB);
+    let said = rig.ask("n1", &["policy", "apply", mine.to_str().unwrap()]);
+    assert!(
+        said.code == Some(1) && said.out.contains(web.to_str().unwrap()),
+        "{}",
+        said.out
+    );
+    let said = rig
+        .ask("n1", &["policy", "delete", "netpol/shop/web"])
+        .bad(1);
+    assert!(said.contains(web.to_str().unwrap()), "{said}");
+    rig.check("other", "front", 80, true);
+    let mine = rig.write("mine.yaml", OTHER);
+    rig.ask("n1", &["policy", "apply", mine.to_str().unwrap()])
+        .good();
+    rig.check("other", "front", 80, false);
+
+    // A file of that name goes before it, and lets it count again when it goes.
+    let file = rig.write("policy.d/other.yaml", &OTHER.replace("Egress", "Ingress"));
+    let said = rig.wait(&["policy", "list"], "shadowed");
+    assert!(said.contains(file.to_str().unwrap()), "{said}");
+    rig.check("other", "front", 80, true);
+    fs::remove_file(&file).unwrap();
+    rig.wait(
+        &["policy", "get", "netpol/shop/other"],
+        "policyTypes: [Egress]",
+    );
+    rig.check("other", "front", 80, false);
+
+    // Audited, it is let through though it is denied.
+    let denied = ["policy", "explain", "--from=n1p3", "--to=n1p2", "--port=80"];
+    rig.ask("n1", &["policy", "audit", "on", "n1p3"]).good();
+    assert!(rig.connects("n1p3", "n1p2", "10.244.1.3", 80, PATIENCE));
+    let said = rig.ask("n1", &denied);
+    assert!(
+        said.code == Some(1) && said.out.contains("let through"),
+        "{}",
+        said.out
+    );
+    rig.ask("n1", &["policy", "audit", "off", "n1p3"]).good();
+    rig.check("other", "front", 80, false);
+}
+
+/// Another agent: broken as it is, the file closes whom it is for, until it is mended.
+fn other_agents(rig: &mut Rig) {
+    restart(rig);
+    assert_eq!(states(rig), both(PolicyState::Quarantined));
+    rig.check("front", "web", 81, false);
+    rig.check("other", "front", 80, false);
+    rig.write("policy.d/web.yaml", WEB);
+    let deadline = Instant::now() + PATIENCE;
+    while states(rig) != both(PolicyState::Enforced) {
+        assert!(Instant::now() < deadline, "{:?}", states(rig));
+        thread::sleep(Duration::from_millis(50));
+    }
+    rig.check("front", "web", 80, true);
+    restart(rig);
+    assert_eq!(states(rig), both(PolicyState::Enforced));
+    rig.check("front", "web", 80, true);
+    rig.check("other", "web", 80, false);
 }
 
 pub(crate) fn restart(rig: &mut Rig) {
@@ -373,7 +404,7 @@ fn nodes_of_a_cluster_file_are_peers_whose_pods_are_known_by_labels() {
     let mut far = start_again(&rig.lab, "n2");
     let text = cluster(&rig.lab);
     rig.write("cluster.toml", &text);
-    rig.wait(&["status"], "1 other nodes, 4 addresses of pods");
+    rig.wait(&["status"], "1 other node, 4 addresses of pods");
     for (node, pod, app) in [
         ("n1", "n1p1", "web"),
         ("n1", "n1p2", "front"),

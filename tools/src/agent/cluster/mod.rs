@@ -19,6 +19,7 @@ use super::{file as kept, stopped};
 use crate::{
     api::{Followed, PeerSpec},
     error::{Error, Result},
+    table::counted,
 };
 
 /// How often the file is looked at though nothing is heard of it, and what could not be done is tried
@@ -124,8 +125,9 @@ impl Cluster {
         Followed {
             path: self.path.clone(),
             says: format!(
-                "{} other nodes, {pods} addresses of pods",
-                state.applied.len()
+                "{}, {}",
+                counted(state.applied.len(), "other node", "other nodes"),
+                counted(pods, "address of pods", "addresses of pods")
             ),
             problem: state.problem.clone(),
         }
@@ -155,11 +157,10 @@ impl Cluster {
             format!("{error:#}")
         });
         if problem != state.problem {
-            match &problem {
-                Some(problem) => {
-                    tracing::error!("cluster file: {problem}; what it said before stays in force");
-                }
-                None => tracing::info!("the cluster file can be used again"),
+            if let Some(problem) = &problem {
+                tracing::error!("cluster file: {problem}; what it said before stays in force");
+            } else {
+                tracing::info!("the cluster file can be used again");
             }
             state.problem = problem;
         }

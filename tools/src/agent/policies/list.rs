@@ -21,19 +21,16 @@ pub(super) enum Name {
 }
 
 pub(super) fn name_of(refusal: &Refusal) -> Name {
-    match &refusal.id {
-        Some(id) => Name::Of(id.clone()),
-        None => {
-            let file = refusal.file.as_ref();
-            let file = file.map(|file| file.display().to_string());
-            Name::At(file.unwrap_or_default(), refusal.line)
-        }
+    if let Some(id) = &refusal.id {
+        return Name::Of(id.clone());
     }
+    let file = refusal.file.as_ref();
+    let file = file.map(|file| file.display().to_string());
+    Name::At(file.unwrap_or_default(), refusal.line)
 }
 
 /// All documents.
 pub(super) fn list(book: &Book, datapath: &Datapath) -> PolicyList {
-    let known = book.changed.is_some();
     let owned = book.owned();
     let mut all: BTreeMap<Name, PolicyEntry> = BTreeMap::new();
     let views = datapath.policies();
@@ -97,7 +94,7 @@ pub(super) fn list(book: &Book, datapath: &Datapath) -> PolicyList {
             documents.insert(place, hidden);
         }
     }
-    PolicyList { known, documents }
+    PolicyList { documents }
 }
 
 /// One document, with its text.

@@ -9,7 +9,7 @@ mod list;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::AsFd,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -32,6 +32,7 @@ use crate::{
         PolicyDetail, PolicyList,
     },
     error::{Error, Result},
+    table::counted,
 };
 
 /// How often the directory is looked at though nothing is heard of it, and what could not be put in
@@ -68,13 +69,18 @@ impl Policies {
     pub(super) fn open(directory: Option<&Path>, applied: PathBuf) -> Result<Self> {
         let applied = Applied::open(applied)?;
         let mut followed = directory.map(Directory::follow).transpose()?;
-        let says = followed
-            .as_mut()
-            .and_then(|followed| followed.look().cloned());
+        let says = match &mut followed {
+            None => Reading::default(),
+            // Never taken for empty: that would open everyone.
+            Some(followed) => match followed.look().cloned() {
+                Some(says) => says,
+                None => return Err(unlisted(followed)),
+            },
+        };
         let book = Book {
             applied,
             directory: directory.map(Path::to_owned),
-            reading: says.unwrap_or_default(),
+            reading: says,
             problem: None,
             changed: None,
         };
@@ -129,17 +135,13 @@ impl Policies {
             return Ok(());
         };
         while !stopped(stop.as_fd()) {
-            self.wait(&directory, stop.as_fd())?;
+            let waited = directory.wait(stop.as_fd(), LOOK_EVERY);
+            waited.map_err(|errno| Error::os("wait for changes of", "policies")(errno.into()))?;
             let says = directory.look().cloned();
             let problem = directory.problem().map(ToOwned::to_owned);
             self.book().hear(datapath, says, problem);
         }
         Ok(())
-    }
-
-    fn wait(&self, directory: &Directory, stop: BorrowedFd<'_>) -> Result<()> {
-        let waited = directory.wait(stop, LOOK_EVERY);
-        waited.map_err(|errno| Error::os("wait for changes of", "policies")(errno.into()))
     }
 
     /// Puts documents in force, and keeps them.
@@ -205,8 +207,8 @@ impl Policies {
         Some(Followed {
             path: book.directory.clone()?,
             says: format!(
-                "{} documents, {} refused",
-                book.reading.documents.len(),
+                "{}, {} refused",
+                counted(book.reading.documents.len(), "document", "documents"),
                 refused.len()
             ),
             problem: book.problem.clone(),
@@ -375,6 +377,12 @@ impl Book {
             }
         }
     }
+}
+
+fn unlisted(directory: &Directory) -> Error {
+    let problem = directory.problem().unwrap_or("it says nothing");
+    let error = format!("the directory of policies cannot be listed: {problem}");
+    Failure::of(Kind::Internal, error).into()
 }
 
 /// Says that there is no document of a name.

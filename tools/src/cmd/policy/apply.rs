@@ -74,7 +74,8 @@ fn text(report: &ApplyReport) -> String {
         if !text.is_empty() {
             text.push('\n');
         }
-        text.push_str(&format!("{refusal}\n"));
+        text.push_str(&refusal.to_string());
+        text.push('\n');
     }
     match (report.refused.is_empty(), report.applied.is_empty()) {
         (true, _) => {}

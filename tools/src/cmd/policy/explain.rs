@@ -5,9 +5,9 @@ use datapath_user::policy::{Explanation, Judgement, Labels};
 
 use super::{Context, Outcome};
 use crate::{
-    api::{ExplainRequest, Kind},
+    api::{ExplainRequest, Explained, Kind},
     error::Error,
-    table::pairs,
+    table::{list, pairs},
 };
 
 const EXAMPLES: &str = "\
@@ -19,7 +19,7 @@ An end is one of:
   reserved:world         a reserved identity; also host and world in short
   app=web,tier=front     a pod with exactly these labels, whether there is one or not
 
-Each end is judged as its own node would, with the documents that are in force here.
+Each end is judged as its own node would judge it, with the documents that are in force here.
 
 Exit codes:
   0  allowed
@@ -67,18 +67,18 @@ pub(in crate::cmd) struct Explain {
 impl Explain {
     pub(in crate::cmd) fn run(&self, context: &Context<'_>) -> anyhow::Result<Outcome> {
         let explained = context.client()?.explain(&self.request());
-        let explanation = explained.map_err(|error| match error {
+        let explained = explained.map_err(|error| match error {
             Error::Refused(failure) if matches!(failure.kind, Kind::Missing | Kind::Invalid) => {
                 let sentence = failure.to_string();
                 Error::Usage { sentence }
             }
             other => other,
         })?;
-        let shown = context.show(&explanation, |explanation| {
-            text(explanation, &self.from, &self.to)
+        let shown = context.show(&explained, |explained| {
+            text(explained, &self.from, &self.to)
         })?;
         Ok(Outcome {
-            failed: !explanation.allowed,
+            failed: !explained.explanation.allowed,
             ..shown
         })
     }
@@ -114,28 +114,32 @@ fn port(text: &str) -> Result<(u8, u16), String> {
     }
 }
 
-fn text(explanation: &Explanation, from: &str, to: &str) -> String {
-    let Explanation {
-        allowed,
-        protocol,
-        port,
-        ..
-    } = explanation;
-    let verdict = if *allowed { "allowed" } else { "denied" };
-    let kind = if protocol.starts_with("ICMP") {
-        "type "
+fn text(explained: &Explained, from: &str, to: &str) -> String {
+    let explanation = &explained.explanation;
+    let Explanation { protocol, port, .. } = explanation;
+    let allowed = explanation.allowed;
+    let verdict = if allowed { "allowed" } else { "denied" };
+    let icmp = protocol.starts_with("ICMP");
+    let kind = if icmp { "type " } else { "" };
+    let audit = if explained.audited {
+        "what is denied here is let through, and told"
     } else {
         ""
     };
-    let labels = |end: &Labels| end.to_string().replace(',', ", ");
-    let mut text = format!("{verdict}: {from} -> {to}, {protocol} {kind}{port}\n");
-    text.push_str(&pairs(&[
+    let head = format!("{verdict}: {from} -> {to}, {protocol} {kind}{port}\n");
+    head + &pairs(&[
         ("from", labels(&explanation.from)),
         ("to", labels(&explanation.to)),
         ("egress", judgement(&explanation.egress)),
         ("ingress", judgement(&explanation.ingress)),
-    ]));
-    text
+        ("audit", audit.to_owned()),
+    ])
+}
+
+/// Labels without the one that only repeats the namespace.
+fn labels(all: &Labels) -> String {
+    let repeated = format!("{}kubernetes.io/metadata.name", Labels::NAMESPACE_LABELS);
+    list(all.iter().filter(|label| label.key != repeated))
 }
 
 /// What is said of one side, with the rules that all but fit below.

@@ -6,7 +6,7 @@ use datapath_user::policy::DocumentId;
 use super::{Context, Outcome, delete::id, list::state};
 use crate::{
     api::{PolicyDetail, PolicySource},
-    table::{list, pairs},
+    table::{lines, list, pairs},
 };
 
 const EXAMPLES: &str = "\
@@ -66,16 +66,13 @@ fn text(detail: &PolicyDetail) -> String {
             },
         ),
     ]);
-    let mut all = head;
-    for line in entry.problems.iter().flat_map(|problem| problem.lines()) {
-        all.push_str(&format!("# {line}\n"));
-    }
-    match text {
-        Some(text) if text.ends_with('\n') => all.push_str(text),
-        Some(text) => all.push_str(&format!("{text}\n")),
-        None => all.push_str("# its file says something else by now: this is no longer its text\n"),
-    }
-    all
+    let problems = entry.problems.iter().flat_map(|problem| problem.lines());
+    let problems = lines(problems.map(|line| format!("# {line}")));
+    let text = match text {
+        Some(text) => lines(text.lines().map(ToOwned::to_owned)),
+        None => "# its file says something else by now: this is no longer its text\n".to_owned(),
+    };
+    head + &problems + &text
 }
 
 #[cfg(test)]

@@ -55,9 +55,6 @@ fn text(list: &PolicyList) -> String {
         text.push_str(problem);
         text.push('\n');
     }
-    if !list.known {
-        text.push_str("\nan earlier agent's policy is in force: these documents are not yet\n");
-    }
     text
 }
 
@@ -112,14 +109,7 @@ mod tests {
 
         /etc/datapath/policy.d/db.yaml:5:7: there is no key `PodSelector`
         ");
-        let none = PolicyList {
-            known: false,
-            ..PolicyList::default()
-        };
-        insta::assert_snapshot!(text(&none), @"
-        there is no policy: nobody needs a rule
-
-        an earlier agent's policy is in force: these documents are not yet
-        ");
+        let none = text(&PolicyList::default());
+        assert_eq!(none, "there is no policy: nobody needs a rule\n");
     }
 }
