@@ -37,6 +37,9 @@ struct KeptText {
     text: String,
     /// Those of its documents that count: others were replaced or deleted since.
     documents: BTreeSet<DocumentId>,
+    /// What it says, all of it.
+    #[serde(skip)]
+    read: Reading,
 }
 
 impl Applied {
@@ -46,7 +49,11 @@ impl Applied {
     ///
     /// [`Error::Os`](crate::error::Error::Os), [`Error::State`](crate::error::Error::State).
     pub(super) fn open(path: PathBuf) -> Result<Self> {
-        let kept = file::read(&path)?;
+        let mut kept: Kept = file::read(&path)?;
+        for text in &mut kept.texts {
+            let file = text.file.as_deref();
+            text.read = document::read_one(&text.text, file, text.lines_before);
+        }
         Ok(Self { path, kept })
     }
 
@@ -63,7 +70,7 @@ impl Applied {
     pub(super) fn reading(&self) -> Reading {
         let mut all = Reading::default();
         for kept in &self.kept.texts {
-            let read = kept.read();
+            let read = kept.reading();
             all.documents.extend(read.documents);
             all.refused.extend(read.refused);
         }
@@ -96,8 +103,8 @@ impl Applied {
     pub(super) fn add(&mut self, text: &PolicyText, wanted: &mut BTreeSet<DocumentId>) {
         for piece in document::split(&text.text) {
             let read = document::read_one(piece.text, text.file.as_deref(), piece.lines_before);
-            let ids = read.documents.into_iter().map(|document| document.id);
-            let documents: BTreeSet<_> = ids.filter(|id| wanted.remove(id)).collect();
+            let ids = read.documents.iter().map(|document| &document.id);
+            let documents: BTreeSet<_> = ids.filter(|id| wanted.remove(id)).cloned().collect();
             if documents.is_empty() {
                 continue;
             }
@@ -107,6 +114,7 @@ impl Applied {
                 lines_before: piece.lines_before,
                 text: piece.text.to_owned(),
                 documents,
+                read,
             });
         }
     }
@@ -121,8 +129,9 @@ impl Applied {
 }
 
 impl KeptText {
-    fn read(&self) -> Reading {
-        let mut read = document::read_one(&self.text, self.file.as_deref(), self.lines_before);
+    /// What it says, as far as it counts.
+    fn reading(&self) -> Reading {
+        let mut read = self.read.clone();
         let counts = |document: &Document| self.documents.contains(&document.id);
         read.documents.retain(counts);
         let all = read.documents.len() == self.documents.len();

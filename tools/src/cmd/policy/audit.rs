@@ -5,9 +5,9 @@ use clap::{Args, ValueEnum};
 use super::{Context, Outcome};
 
 const EXAMPLES: &str = "\
-What policy would deny is let through then, and told by `dpctl watch --verdict AUDIT`. Of an endpoint
-that lasts until it is turned off; of all of them, until the agent ends: `audit = true` under [policy]
-in its configuration lasts.
+What policy would deny is let through then, and told by `dpctl watch --verdict audit`. Of an
+endpoint that lasts until it is turned off. Of all of them it lasts until the agent ends: what lasts
+longer is `audit = true` under [policy] in its configuration.
 
 Examples:
   dpctl policy audit on
@@ -18,7 +18,7 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(in crate::cmd) struct Audit {
-    /// Whether to
+    /// Whether to let it through
     switch: Switch,
 
     /// The endpoint [default: all of the node]

@@ -17,7 +17,8 @@ An end is one of:
   10.244.1.5             an address of a pod or a node, or one outside
   4711                   an identity, see `dpctl identity list`
   reserved:world         a reserved identity; also host and world in short
-  app=web,tier=front     a pod with exactly these labels, whether there is one or not
+  app=web,io.kubernetes.pod.namespace=shop
+                         a pod with exactly these labels, whether there is one or not
 
 Each end is judged as its own node would judge it, with the documents that are in force here.
 

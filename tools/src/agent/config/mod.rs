@@ -1,5 +1,7 @@
 //! The agent's configuration file.
 
+mod policy;
+
 use std::{
     collections::BTreeSet,
     fs, mem,
@@ -10,6 +12,7 @@ use datapath_ipam::DEFAULT_COOLDOWN;
 use datapath_user::{Error as DatapathError, IdentitySource, PolicyConfig};
 use serde::{Deserialize, Serialize};
 
+pub use self::policy::PolicySection;
 use super::{cluster::Cluster, policies::Policies};
 use crate::{
     api::{DEFAULT_SOCKET, EndpointSpec, PeerSpec},
@@ -74,53 +77,6 @@ pub struct Config {
     /// are not named here: `dpctl endpoint remove` removes them.
     #[serde(default)]
     pub endpoints: Vec<EndpointSpec>,
-}
-
-/// Policy in the agent's configuration.
-///
-/// Documents that come by the API are kept in `policies.json` beside the file of the leases. A file
-/// of the directory owns the names of its documents: what is applied under such a name is refused.
-///
-/// The [cluster file](Self::cluster) is in TOML, and the same on all nodes:
-///
-/// ```toml
-/// [[nodes]]
-/// name = "n2"
-/// address = "192.0.2.12"                  # its end of the tunnel
-/// node_addresses = ["10.244.2.1"]         # its others, such as its gateways
-/// pod_cidrs = ["10.244.2.0/24", "fd00:10:244:2::/64"]
-/// labels = { zone = "a" }
-///
-/// [[nodes.pods]]
-/// addresses = ["10.244.2.5", "fd00:10:244:2::5"]
-/// namespace = "shop"
-/// name = "db-0"
-/// labels = { app = "db" }
-/// namespace_labels = { team = "a" }
-/// service_account = "db"
-/// ports = [{ name = "sql", port = 5432, protocol = "TCP" }]
-/// ```
-///
-/// The node that reads it knows itself by its pod prefixes or its address, and takes its own labels
-/// from it when it starts; its pods are those that were connected there, whatever the file says of
-/// them. Nodes that the file named once and does not name any more are forgotten; without a file
-/// they stay, until `dpctl peers remove` removes them.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PolicySection {
-    /// Directory of policy documents. It is followed: a file that is written, replaced, added or
-    /// removed counts at once. One that cannot be used is told with line and column; of its
-    /// documents the last good ones stay in force, and where there is none, whom it is for is closed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub directory: Option<PathBuf>,
-    /// The cluster file: the other nodes with their pods. It is followed; what cannot be used is
-    /// told, and what it said before stays in force. Numbers of identities follow from the labels
-    /// then, the same on all nodes: `identities` is `cluster`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cluster: Option<PathBuf>,
-    /// How policy is enforced.
-    #[serde(flatten)]
-    pub settings: PolicyConfig,
 }
 
 /// What becomes of a datapath when its agent is asked to end. One that is killed leaves it.
@@ -197,12 +153,12 @@ impl Config {
     }
 
     /// A file that the agent keeps for itself, beside its leases.
-    pub(super) fn kept(&self, name: &str) -> PathBuf {
+    pub(in crate::agent) fn kept(&self, name: &str) -> PathBuf {
         self.state.with_file_name(name)
     }
 
     /// Names of the peers that it has.
-    pub(super) fn peer_names(&self) -> BTreeSet<String> {
+    pub(in crate::agent) fn peer_names(&self) -> BTreeSet<String> {
         self.peers.iter().map(|peer| peer.name.clone()).collect()
     }
 
@@ -282,7 +238,7 @@ impl Config {
 
 /// Checks an endpoint as far as it can be told without looking at the machine. It may lack
 /// addresses, then it will get some.
-pub(super) fn check_endpoint(
+pub(in crate::agent) fn check_endpoint(
     endpoint: &EndpointSpec,
     datapath: &datapath_user::Config,
 ) -> Result<(), DatapathError> {
