@@ -7,7 +7,7 @@ use datapath_user::{
     policy::{DocumentId, PolicyView, Refusal},
 };
 
-use super::{Book, missing, text_in_file};
+use super::book::{Book, missing, text_in_file};
 use crate::api::{
     Failure, PolicyDetail, PolicyEntry, PolicyList, PolicySource, PolicyState, parse_document_id,
 };
