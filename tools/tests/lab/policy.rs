@@ -404,7 +404,10 @@ fn nodes_of_a_cluster_file_are_peers_whose_pods_are_known_by_labels() {
     let mut far = start_again(&rig.lab, "n2");
     let text = cluster(&rig.lab);
     rig.write("cluster.toml", &text);
-    rig.wait(&["status"], "1 other node, 4 addresses of pods");
+    rig.wait(
+        &["status"],
+        "1 other node, 4 addresses of pods, this one is n1",
+    );
     for (node, pod, app) in [
         ("n1", "n1p1", "web"),
         ("n1", "n1p2", "front"),

@@ -48,6 +48,8 @@ struct State {
     owned: BTreeSet<String>,
     /// The labels of this node in it, at the start.
     own_labels: BTreeMap<String, String>,
+    /// What this node is called in the file.
+    here: Option<String>,
     problem: Option<String>,
 }
 
@@ -63,6 +65,20 @@ impl Own {
         let mut pods = spec.pod_cidrs.iter();
         let pods = pods.any(|cidr| self.pod_cidrs.iter().any(|own| overlap(*own, *cidr)));
         pods || self.addresses.contains(&spec.address)
+    }
+
+    /// This node among others; why it cannot be told if it seems to be several.
+    fn find<'a>(&self, specs: &'a [PeerSpec]) -> Result<Option<&'a PeerSpec>, String> {
+        let mut found = specs.iter().filter(|spec| self.is(spec));
+        let here = found.next();
+        match (here, found.next()) {
+            (Some(one), Some(other)) => Err(format!(
+                "nodes {} and {} have this node's pod prefixes or address, and it can be one of \
+                 them only: give the other one its own",
+                one.name, other.name
+            )),
+            _ => Ok(here),
+        }
     }
 }
 
@@ -125,9 +141,10 @@ impl Cluster {
         Followed {
             path: self.path.clone(),
             says: format!(
-                "{}, {}",
+                "{}, {}, this one is {}",
                 counted(state.applied.len(), "other node", "other nodes"),
-                counted(pods, "address of pods", "addresses of pods")
+                counted(pods, "address of pods", "addresses of pods"),
+                state.here.as_deref().unwrap_or("not among them")
             ),
             problem: state.problem.clone(),
         }
@@ -174,13 +191,17 @@ impl Cluster {
         }
         let mut specs = file::read(&self.path, &text, &self.configured)?;
         let own = own_of(datapath);
-        if let Some(here) = specs.iter().find(|spec| own.is(spec))
-            && here.labels != state.own_labels
-        {
+        let here = own.find(&specs).map_err(|problem| Error::Cluster {
+            path: self.path.clone(),
+            line: 1,
+            problem,
+        })?;
+        if here.is_some_and(|here| here.labels != state.own_labels) {
             tracing::warn!(
                 "the labels of this node are others now: they count when the agent is started again"
             );
         }
+        state.here = here.map(|here| here.name.clone());
         specs.retain(|spec| !own.is(spec));
         self.put(state, datapath, specs)?;
         let (nodes, path) = (state.applied.len(), self.path.display());
@@ -262,6 +283,56 @@ fn own_of(datapath: &Datapath) -> Own {
 fn labels_of(path: &Path, own: &Own) -> BTreeMap<String, String> {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     let specs = file::read(path, &text, &BTreeSet::new()).unwrap_or_default();
-    let here = specs.into_iter().find(|spec| own.is(spec));
-    here.map(|spec| spec.labels).unwrap_or_default()
+    let here = own.find(&specs).ok().flatten();
+    here.map(|spec| spec.labels.clone()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NODES: &str = r#"
+        [[nodes]]
+        name = "n1"
+        address = "192.0.2.11"
+        pod_cidrs = ["10.244.1.0/24"]
+        labels = { zone = "a" }
+
+        [[nodes]]
+        name = "n2"
+        address = "192.0.2.12"
+        pod_cidrs = ["10.244.2.0/24"]
+    "#;
+
+    fn own(cidr: &str, address: &str) -> Own {
+        Own {
+            pod_cidrs: vec![cidr.parse().unwrap()],
+            addresses: vec![address.parse().unwrap()],
+        }
+    }
+
+    #[test]
+    fn a_node_knows_itself_by_its_pods_or_its_address() {
+        let specs = file::read(Path::new("c"), NODES, &BTreeSet::new()).unwrap();
+        for (own, name) in [
+            (own("10.244.1.0/25", "203.0.113.1"), Some("n1")),
+            (own("10.9.0.0/16", "192.0.2.12"), Some("n2")),
+            (own("10.9.0.0/16", "203.0.113.1"), None),
+        ] {
+            let found = own.find(&specs).unwrap();
+            assert_eq!(found.map(|spec| spec.name.as_str()), name);
+        }
+        let said = own("10.244.1.0/24", "192.0.2.12").find(&specs).unwrap_err();
+        assert!(said.contains("n1 and n2"), "{said}");
+    }
+
+    #[test]
+    fn a_nodes_labels_are_in_the_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("cluster.toml");
+        let own = own("10.244.1.0/24", "192.0.2.11");
+        assert!(labels_of(&path, &own).is_empty());
+        std::fs::write(&path, NODES).unwrap();
+        assert_eq!(labels_of(&path, &own)["zone"], "a");
+    }
 }

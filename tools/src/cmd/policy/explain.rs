@@ -155,7 +155,78 @@ fn judgement(of: &Judgement) -> String {
 
 #[cfg(test)]
 mod tests {
+    use datapath_user::policy::{
+        ExplainEnd, ExplainQuery, Label, PolicyEngine, PolicySettings, document,
+    };
+
     use super::*;
+
+    /// `web` takes TCP 80 of `front` and of nobody else.
+    const WEB: &str = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: web, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: web}}
+  ingress:
+    - from: [{podSelector: {matchLabels: {app: front}}}]
+      ports: [{port: 80}]
+";
+
+    fn explained(from: &str, port: u16, audited: bool) -> String {
+        let mut engine = PolicyEngine::new(PolicySettings::default());
+        for document in document::read(WEB, Some("web.yaml".as_ref())).documents {
+            let _all = engine.upsert(document);
+        }
+        let end = |app: &str| {
+            let labels = [
+                format!("app={app}"),
+                "io.cilium.k8s.namespace.labels.kubernetes.io/metadata.name=shop".to_owned(),
+                "io.kubernetes.pod.namespace=shop".to_owned(),
+            ];
+            let labels = labels.map(|label| label.parse::<Label>().unwrap());
+            ExplainEnd::Labels(labels.into_iter().collect())
+        };
+        let explanation = engine.explain(&ExplainQuery {
+            from: end(from),
+            to: end("web"),
+            protocol: 6,
+            port,
+        });
+        let explained = Explained {
+            explanation,
+            audited,
+        };
+        text(&explained, &format!("shop/{from}"), "web-0")
+    }
+
+    #[test]
+    fn explanations_read_well() {
+        insta::assert_snapshot!(explained("front", 80, false), @"
+        allowed: shop/front -> web-0, TCP 80
+        from     k8s:app=front, k8s:io.kubernetes.pod.namespace=shop
+        to       k8s:app=web, k8s:io.kubernetes.pod.namespace=shop
+        egress   allowed: no document isolates it in this direction
+        ingress  allowed by NetworkPolicy/shop/web spec.ingress[0] (web.yaml:8)
+        ");
+        insta::assert_snapshot!(explained("front", 81, false), @"
+        denied: shop/front -> web-0, TCP 81
+        from     k8s:app=front, k8s:io.kubernetes.pod.namespace=shop
+        to       k8s:app=web, k8s:io.kubernetes.pod.namespace=shop
+        egress   allowed: no document isolates it in this direction
+        ingress  denied: no rule allows it, and NetworkPolicy/shop/web isolates it
+                 near: NetworkPolicy/shop/web spec.ingress[0] (web.yaml:8) allows this peer, but only 80/TCP
+        ");
+        insta::assert_snapshot!(explained("other", 80, true), @"
+        denied: shop/other -> web-0, TCP 80
+        from     k8s:app=other, k8s:io.kubernetes.pod.namespace=shop
+        to       k8s:app=web, k8s:io.kubernetes.pod.namespace=shop
+        egress   allowed: no document isolates it in this direction
+        ingress  denied: no rule allows it, and NetworkPolicy/shop/web isolates it
+                 near: NetworkPolicy/shop/web spec.ingress[0] (web.yaml:8) allows this port, but only with [k8s:app=front, k8s:io.kubernetes.pod.namespace=shop]
+        audit    what is denied here is let through, and told
+        ");
+    }
 
     #[test]
     fn ports_are_read_strictly() {
