@@ -84,7 +84,11 @@ fn rows(identities: &[IdentityEntry]) -> String {
     table::render(&columns, rows.collect(), none)
 }
 
+/// Its labels; a dash where it has none.
 fn labels(entry: &IdentityEntry) -> Vec<String> {
+    if entry.labels.is_empty() {
+        return vec!["-".to_owned()];
+    }
     entry.labels.iter().map(|label| label.to_string()).collect()
 }
 

@@ -140,7 +140,10 @@ fn text(explained: &Explained, from: &str, to: &str) -> String {
 /// Labels without the one that only repeats the namespace.
 fn labels(all: &Labels) -> String {
     let repeated = format!("{}kubernetes.io/metadata.name", Labels::NAMESPACE_LABELS);
-    list(all.iter().filter(|label| label.key != repeated))
+    match list(all.iter().filter(|label| label.key != repeated)) {
+        none if none.is_empty() => "no labels".to_owned(),
+        told => told,
+    }
 }
 
 /// What is said of one side, with the rules that all but fit below.
@@ -217,6 +220,7 @@ spec:
         ingress  denied: no rule allows it, and NetworkPolicy/shop/web isolates it
                  near: NetworkPolicy/shop/web spec.ingress[0] (web.yaml:8) allows this peer, but only 80/TCP
         ");
+        assert_eq!(labels(&Labels::default()), "no labels");
         insta::assert_snapshot!(explained("other", 80, true), @"
         denied: shop/other -> web-0, TCP 80
         from     k8s:app=other, k8s:io.kubernetes.pod.namespace=shop
