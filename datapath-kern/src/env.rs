@@ -18,6 +18,9 @@ use crate::abi::search::{PortSearch, Refusal};
 use crate::abi::tally::Tally;
 use crate::abi::tunnel::{Peer, Uplink};
 use crate::packet::Packet;
+use crate::stage::apart::Apart;
+use crate::verdict::DropReason;
+use crate::work::Work;
 
 /// A map from `K` to `V`.
 ///
@@ -145,6 +148,19 @@ pub trait Env: Settings {
     /// This CPU's counts of events told and not told, by code of the `DropReason`;
     /// [`event::VERDICTS`] for verdicts.
     fn event_windows(&self) -> impl Table<u32, event::Window>;
+
+    /// Calls a stage; where it matters how, in a way that the verifier looks at it by itself.
+    ///
+    /// # Errors
+    ///
+    /// What the stage says.
+    #[inline(always)]
+    fn apart(&self, stage: Apart, work: &mut Work) -> Result<(), DropReason>
+    where
+        Self: Sized,
+    {
+        stage.run(self, work)
+    }
 
     /// Tells user space of an event: the head, [`event::Head::captured`] filled in, and the first
     /// bytes of the packet. Whether there was room for it.

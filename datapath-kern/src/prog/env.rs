@@ -28,8 +28,12 @@ use datapath_kern::abi::tally::Tally;
 use datapath_kern::abi::tunnel::{Peer, Uplink};
 use datapath_kern::env::{Env, Fib, FibQuery, InsertError, Table};
 use datapath_kern::packet::Packet;
+use datapath_kern::stage::apart::Apart;
+use datapath_kern::verdict::DropReason;
 use datapath_kern::wire::ip::protocol;
+use datapath_kern::work::Work;
 
+use super::apart;
 use super::arguments::{self, FibLookup};
 use super::maps;
 use super::resize::{Established, Pending, Resizable};
@@ -227,6 +231,11 @@ impl Env for Kernel {
     #[inline(always)]
     fn refusals(&self) -> impl Table<u32, Refusal> {
         Map(&maps::REFUSALS)
+    }
+
+    #[inline(always)]
+    fn apart(&self, stage: Apart, work: &mut Work) -> Result<(), DropReason> {
+        apart::call(stage, self.ctx, work)
     }
 
     #[inline(always)]

@@ -1,5 +1,6 @@
 //! The kernel's side: entry points of the six hooks, licence, panic handler.
 
+mod apart;
 mod arguments;
 mod env;
 mod maps;

@@ -16,6 +16,7 @@ use crate::abi::nexthop::PEERS_BASE;
 use crate::abi::tally::Tally;
 use crate::env::{Env, Table};
 use crate::packet::{Headers, Kind, Packet, Part};
+use crate::stage::apart::Apart;
 use crate::stage::flow::{self, Hit};
 use crate::stage::nat;
 use crate::stage::observe;
@@ -94,7 +95,7 @@ pub fn enter<E: Env, P: Packet>(env: &E, pkt: &P, work: &mut Work) -> Result<(),
             return join(env, work);
         }
     } else {
-        nat::masquerade(env, work)?;
+        env.apart(Apart::Masquerade, work)?;
     }
     commit(env, work)
 }

@@ -31,6 +31,7 @@ use crate::abi::nexthop::PEERS_BASE;
 use crate::abi::{event::Hook, mark};
 use crate::env::{Env, Table};
 use crate::packet::{Family, Headers, Kind, Packet, Part};
+use crate::stage::apart::Apart;
 use crate::stage::flow;
 use crate::stage::origin::Arrival;
 use crate::stage::policy;
@@ -59,11 +60,16 @@ pub fn follow<E: Env>(env: &E, work: &mut Work) -> Result<(), DropReason> {
     if work.hdr.part == Part::Whole {
         return Ok(());
     }
-    part(env, work)
+    env.apart(Apart::Fragment, work)
 }
 
-#[inline(never)]
-fn part<E: Env>(env: &E, work: &mut Work) -> Result<(), DropReason> {
+/// As [`follow`], of what is no whole packet.
+///
+/// # Errors
+///
+/// As [`follow`].
+#[inline(always)]
+pub fn part<E: Env>(env: &E, work: &mut Work) -> Result<(), DropReason> {
     if work.hdr.kind != Kind::Flow {
         return Err(DropReason::Fragment);
     }

@@ -2,6 +2,7 @@
 
 pub mod admit;
 pub mod answer;
+pub mod apart;
 pub mod cut;
 pub mod decap;
 pub mod encap;
