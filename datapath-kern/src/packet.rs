@@ -44,6 +44,12 @@ pub trait Packet {
         false
     }
 
+    /// Whether that tag says a priority alone, and no VLAN (IEEE 802.1Q, 9.6): the stack takes it off
+    /// once more and goes on with what is under it.
+    fn is_priority_tagged(&self) -> bool {
+        false
+    }
+
     /// The packet mark.
     fn mark(&self) -> u32;
 

@@ -41,6 +41,9 @@ pub fn from_pod<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Ver
 #[inline(always)]
 fn leave_pod<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Outcome {
     work.arrival = Arrival::from_pod(env, pkt)?;
+    if pkt.is_tagged() {
+        return Err(DropReason::UnsupportedL2);
+    }
     match parse::frame(pkt, &mut work.hdr)? {
         Frame::Ip => {}
         Frame::Arp => return neighbour::answer_arp(env, pkt, &work.arrival),
@@ -116,9 +119,13 @@ pub fn from_uplink<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> 
 fn enter_node<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Outcome {
     match parse::frame(pkt, &mut work.hdr) {
         Ok(Frame::Ip) => {}
+        // The stack would take off every tag without a VLAN, and go on with what nobody looked at.
+        Err(DropReason::UnsupportedL2) => return Err(DropReason::UnsupportedL2),
         // Not to be understood is no offence in a packet for the host, unless that has a policy:
         // what was not understood was not judged.
         Err(reason) if policy::guards_node(env) => return Err(reason),
+        // It may be whole in its eyes, or be put together by it.
+        Err(_) => return origin::to_stack(env, work),
         _ => return Ok(Verdict::PASS),
     }
     work.arrival = Arrival::new(env, pkt, flags::ARRIVAL_UPLINK, Direction::Ingress);
@@ -145,7 +152,7 @@ fn enter_node<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Outco
             Hit::Stale => admit::again(env, pkt, work)?,
             Hit::Miss => {
                 if !is_ours(env, work) {
-                    return Ok(Verdict::PASS);
+                    return origin::to_stack(env, work);
                 }
                 admit::new(env, pkt, work)?;
             }

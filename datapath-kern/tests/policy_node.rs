@@ -260,7 +260,8 @@ fn other_nodes_and_other_destinations(#[values(V4, V6)] family: Family) {
     from_router(&host, 1, &transit).went(Action::Pass, 0, "");
 }
 
-/// Without a policy of its own the node has what comes to it for one look at its word.
+/// Without a policy of its own the node has what comes to it for one look at its word, and one at who
+/// it is from.
 #[rstest]
 fn an_unguarded_node_is_asked_nothing(#[values(V4, V6)] family: Family) {
     let host = Path::WorldToHost.host();
@@ -274,6 +275,7 @@ fn an_unguarded_node_is_asked_nothing(#[values(V4, V6)] family: Family) {
         "pending update",
         "ipcache",
         "endpoints get",
+        "ipcache",
     ];
     assert_eq!(names, expected);
     assert_eq!((host.flows.len(), host.pending.len()), (0, 0));

@@ -20,7 +20,7 @@ use datapath_kern::verdict::{Action, DropReason, Verdict};
 use rstest::rstest;
 use support::frame::{self, ACK, L4, SYN, Tuple};
 use support::sent::{TCP, from_host, from_uplink, into_pod};
-use support::{from_pod, from_router, key, node, run, run_marked, tunnel};
+use support::{fragments, from_pod, from_router, key, node, run, run_marked, tunnel};
 
 #[rstest]
 fn nothing_enters_the_node_that_was_not_judged(#[values(0, mark::FORWARDED, 0x600)] mark: u32) {
@@ -113,6 +113,41 @@ fn more_extension_headers_than_are_walked_are_none(#[values(1, 2)] units: u8) {
     for count in 0..7 {
         assert_eq!(send(count).reason, None, "{count}");
         assert_eq!(host.pending.len(), 2);
+    }
+}
+
+/// The node may lead it to a pod, which takes it for what its source says: whole, in pieces, or as
+/// what nobody understands.
+#[rstest]
+fn nothing_comes_to_the_node_in_the_name_of_pods(#[values(V4, V6)] family: Family) {
+    let host = node(1, V4);
+    let sources = [
+        (plan::pod(1, 1, family), true),
+        (plan::pod(2, 1, family), true),
+        (plan::gateway(1, family), true),
+        (plan::node(1, family), true),
+        (plan::node(2, family), false),
+        (plan::outside(family), false),
+    ];
+    for (source, forged) in sources {
+        let tuple = Tuple::new(source, plan::node(1, family), L4::Udp(40_000, 5300));
+        let (router, own) = (plan::node_mac(plan::ROUTER), plan::node_mac(1));
+        let whole = frame::build(router, own, &tuple, 60, &[7; 64]);
+        let short = whole[..whole.len() - 1].to_vec();
+        for bytes in [
+            vec![whole.clone()],
+            fragments::cut(&whole, 8, 1),
+            vec![short],
+        ]
+        .concat()
+        {
+            let out = run(&host, Hook::FromUplink, plan::UPLINK, &bytes);
+            if forged {
+                out.dropped(Ingress, DropReason::InvalidSourceIp);
+            } else {
+                out.went(Action::Pass, 0, "");
+            }
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use datapath_conformance::{
 
 use crate::{
     cast::{CLIENTS, INTRUDERS, Who},
+    pieces::cut,
     scene::{Play, Scene},
     wire::{Ends, SYN, UDP},
 };
@@ -51,6 +52,11 @@ pub(crate) const TRICKS: &[Play] = &[
         "a port of the node that leads to the pod",
         "who asks is told behind the translation",
         led_by_the_node,
+    ),
+    (
+        "a pod's address, to a port of the node that leads to the pod",
+        "nobody with that address sends so",
+        forged_to_the_node,
     ),
 ];
 
@@ -246,6 +252,21 @@ fn beside(scene: &mut Scene) {
         });
         frames.to_vec()
     });
+    // Under a tag that says a priority and no VLAN, which the stack takes off, and two of them.
+    scene.blocks(Who::Wire, |s| {
+        let sources = CLIENTS.map(|who| who.address(s.family));
+        let tags: [&[u8]; 3] = [
+            &[0x81, 0, 0, 0],
+            &[0x81, 0, 0xe0, 0],
+            &[0x81, 0, 0, 0, 0x81, 0, 0, 0],
+        ];
+        let frames = sources.into_iter().flat_map(|source| {
+            let ends = plain(s, source);
+            let frame = ends.frame(UDP, &ends.udp((port, 53), &s.marker));
+            tags.map(|tag| [&frame[..12], tag, &frame[12..]].concat())
+        });
+        frames.collect()
+    });
 }
 
 fn of_a_pod(scene: &mut Scene) {
@@ -316,5 +337,44 @@ fn led_by_the_node(scene: &mut Scene) {
     scene.blocks(Who::Client, |s| to_node(s, Who::Client, closed));
     for from in [Who::Intruder, Who::FarIntruder, Who::Outside] {
         scene.blocks(from, |s| to_node(s, from, open));
+    }
+}
+
+fn forged_to_the_node(scene: &mut Scene) {
+    let (port, id) = (scene.fresh_port(), scene.fresh_port());
+    let datagram = |s: &Scene, source, payload: &[u8]| {
+        let ends = Ends {
+            addresses: (source, plan::node_address(1, s.family)),
+            ..s.ends(Who::Wire, Who::Server)
+        };
+        ends.frame(UDP, &ends.udp((port, LED.0), payload))
+    };
+    scene.passes(Who::Client, Who::Server, |s| {
+        vec![s.udp(Who::Client, Who::Server, (port, 53))]
+    });
+    scene.blocks(Who::Wire, |s| {
+        let sources = [
+            Who::Client.address(s.family),
+            Who::FarClient.address(s.family),
+            pod_gateway(1, s.family),
+            plan::node_address(1, s.family),
+        ];
+        let frame = |source| datagram(s, source, &s.marker);
+        sources.map(frame).to_vec()
+    });
+    // The stack would put pieces together, whatever their size and order.
+    for (nth, piece) in [8, 16, 96].into_iter().enumerate() {
+        let id = id + u16::try_from(nth).unwrap() * 100;
+        let pieces = |s: &Scene| {
+            let source = Who::FarClient.address(s.family);
+            cut(&datagram(s, source, &s.marker.repeat(16)), piece, id)
+        };
+        scene.blocks(Who::Wire, |s| {
+            let mut frames = pieces(s);
+            // The first one twice: what overlaps is judged by none.
+            frames.insert(0, frames[0].clone());
+            frames
+        });
+        scene.blocks(Who::Wire, |s| pieces(s).into_iter().rev().collect());
     }
 }

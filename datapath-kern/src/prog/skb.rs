@@ -266,6 +266,14 @@ impl Packet for Skb {
     }
 
     #[inline(always)]
+    fn is_priority_tagged(&self) -> bool {
+        const VLAN: u32 = 0xfff;
+
+        // SAFETY: a field of the context.
+        self.is_tagged() && unsafe { (*self.ctx).vlan_tci & VLAN == 0 }
+    }
+
+    #[inline(always)]
     fn mark(&self) -> u32 {
         // SAFETY: a field of the context.
         unsafe { (*self.ctx).mark }

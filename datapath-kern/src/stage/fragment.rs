@@ -33,7 +33,7 @@ use crate::env::{Env, Table};
 use crate::packet::{Family, Headers, Kind, Packet, Part};
 use crate::stage::apart::Apart;
 use crate::stage::flow;
-use crate::stage::origin::Arrival;
+use crate::stage::origin::{self, Arrival};
 use crate::stage::policy;
 use crate::verdict::{DropReason, Verdict};
 use crate::work::Work;
@@ -328,7 +328,7 @@ pub fn refused<E: Env, P: Packet>(
         return if known {
             Err(reason)
         } else {
-            Ok(Verdict::PASS)
+            origin::to_stack(env, work)
         };
     }
     if reason != DropReason::FragmentWithoutFirst || env.fragments_to_stack() == 0 {

@@ -9,7 +9,7 @@ use crate::abi::ipcache::{IpEntry, kind};
 use crate::abi::metric::Direction;
 use crate::env::{Env, Table};
 use crate::packet::{Headers, Packet};
-use crate::verdict::DropReason;
+use crate::verdict::{DropReason, Verdict};
 use crate::wire::ethernet::{self, Ethernet};
 use crate::work::Work;
 
@@ -178,11 +178,36 @@ fn agreed(vni: u32) -> Result<u32, DropReason> {
 #[inline(always)]
 fn underlay<E: Env>(env: &E, hdr: &Headers) -> Result<Origin, DropReason> {
     let source = env.ipcache(&hdr.key.source).unwrap_or_default();
-    match source.kind {
-        kind::ENDPOINT | kind::HOST | kind::VACANT => Err(DropReason::InvalidSourceIp),
-        kind::PEER_POD if env.tunnel() != tunnel::NATIVE => Err(DropReason::InvalidSourceIp),
-        _ => located(env, source, flags::ARRIVAL_UPLINK),
+    if is_forged(env, source) {
+        return Err(DropReason::InvalidSourceIp);
     }
+    located(env, source, flags::ARRIVAL_UPLINK)
+}
+
+/// Whether nobody with this source sends a packet that comes in as it is on an uplink: the node's own,
+/// and pods that are here or behind a tunnel.
+#[inline(always)]
+fn is_forged<E: Env>(env: &E, source: IpEntry) -> bool {
+    match source.kind {
+        kind::ENDPOINT | kind::HOST | kind::VACANT => true,
+        kind::PEER_POD => env.tunnel() != tunnel::NATIVE,
+        _ => false,
+    }
+}
+
+/// Lets the host have a packet that came in as it is on an uplink. The host may send it on to a pod,
+/// translated: then it is its source that says who sent it.
+///
+/// # Errors
+///
+/// [`DropReason::InvalidSourceIp`] where nobody with that source sends so.
+#[inline(never)]
+pub fn to_stack<E: Env>(env: &E, work: &Work) -> Result<Verdict, DropReason> {
+    let source = env.ipcache(&work.hdr.key.source).unwrap_or_default();
+    if is_forged(env, source) {
+        return Err(DropReason::InvalidSourceIp);
+    }
+    Ok(Verdict::PASS)
 }
 
 /// Sender of a packet that this node's stack sends: the node itself, or someone it forwards for.

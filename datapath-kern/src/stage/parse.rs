@@ -13,18 +13,24 @@ use crate::wire::transport::{Icmp, Ports, Tcp, Udp, icmp, icmpv6};
 /// IPv6 extension headers that are walked before a packet is given up on.
 const MAX_EXTENSIONS: usize = 6;
 
-/// Parses the frame. One of a VLAN belongs to the VLAN's own interface, and is none of ours here.
+/// Parses the frame. One of a VLAN belongs to the VLAN's own interface, and is none of ours here; one
+/// under a priority alone is what it would be without.
 ///
 /// # Errors
 ///
 /// [`DropReason::InvalidPacket`] for headers cut short or contradicting themselves,
-/// [`DropReason::UnknownL4`] for ICMP of the other family.
+/// [`DropReason::UnknownL4`] for ICMP of the other family, [`DropReason::UnsupportedL2`] for what is
+/// not looked at under a priority: another tag, which the stack would take off, too.
 #[inline(always)]
 pub fn frame<P: Packet>(pkt: &P, hdr: &mut Headers) -> Result<Frame, DropReason> {
-    if pkt.is_tagged() {
+    let tagged = pkt.is_tagged();
+    if tagged && !pkt.is_priority_tagged() {
         return Ok(Frame::Other);
     }
-    at(pkt, 0, hdr)
+    match at(pkt, 0, hdr)? {
+        Frame::Other if tagged => Err(DropReason::UnsupportedL2),
+        frame => Ok(frame),
+    }
 }
 
 /// Parses the frame that begins at `start`: inside a tunnel packet, that is.
@@ -49,6 +55,9 @@ pub fn at<P: Packet>(pkt: &P, start: u16, hdr: &mut Headers) -> Result<Frame, Dr
 #[inline(always)]
 fn ipv4<P: Packet>(pkt: &P, hdr: &mut Headers) -> Result<(), DropReason> {
     let ip: Ipv4 = pkt.read(hdr.l3)?;
+    // Also of what cannot be understood it is known who it says that it is from.
+    hdr.key.source = Addr::from_v4_bytes(ip.source);
+    hdr.key.destination = Addr::from_v4_bytes(ip.destination);
     let total_len = ip.total_len.get();
     if ip.version_ihl >> 4 != 4
         || ip.header_len() < 20
@@ -60,8 +69,6 @@ fn ipv4<P: Packet>(pkt: &P, hdr: &mut Headers) -> Result<(), DropReason> {
     let [high, low] = ip.id.to_bytes();
     hdr.fragment_id = [high, low, 0, 0];
     hdr.part = part(ip.fragment_offset(), ip.more_fragments());
-    hdr.key.source = Addr::from_v4_bytes(ip.source);
-    hdr.key.destination = Addr::from_v4_bytes(ip.destination);
     hdr.key.protocol = ip.protocol;
     hdr.ip_len = total_len;
     hdr.l4 = hdr.l3 + ip.header_len();
@@ -126,6 +133,8 @@ const fn part(offset: u16, more: bool) -> Part {
 #[inline(always)]
 fn ipv6<P: Packet>(pkt: &P, hdr: &mut Headers) -> Result<(), DropReason> {
     let ip: Ipv6 = pkt.read(hdr.l3)?;
+    hdr.key.source = Addr::from_words(zerocopy::transmute!(ip.source));
+    hdr.key.destination = Addr::from_words(zerocopy::transmute!(ip.destination));
     let mut remaining = ip.payload_len.get();
     if ip.version() != 6 || u32::from(hdr.l3) + 40 + u32::from(remaining) > hdr.length {
         return Err(DropReason::InvalidPacket);
@@ -172,8 +181,6 @@ fn ipv6<P: Packet>(pkt: &P, hdr: &mut Headers) -> Result<(), DropReason> {
     if hdr.part != Part::Later && is_extension(next) {
         return Err(DropReason::InvalidPacket);
     }
-    hdr.key.source = Addr::from_words(zerocopy::transmute!(ip.source));
-    hdr.key.destination = Addr::from_words(zerocopy::transmute!(ip.destination));
     // A mapped address on the wire would be taken for IPv4 everywhere else.
     if hdr.key.source.is_v4() || hdr.key.destination.is_v4() {
         return Err(DropReason::Martian);
