@@ -43,7 +43,14 @@ fn every_case_is_listed_with_what_it_measures() {
         .collect();
     assert_eq!(
         names,
-        ["masquerade", "stream", "pingpong", "family", "cpus"]
+        [
+            "masquerade",
+            "policy",
+            "stream",
+            "pingpong",
+            "family",
+            "cpus"
+        ]
     );
     assert!(
         cases
