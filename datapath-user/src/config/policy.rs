@@ -64,7 +64,9 @@ pub enum PodStart {
     #[default]
     Strict,
     /// Everything. Its rules follow as soon as it is up; flows that began before are judged again
-    /// then. [`EndpointPolicy::window_us`](crate::EndpointPolicy::window_us) says how long that took.
+    /// then. [`EndpointPolicy::window_us`](crate::EndpointPolicy::window_us) says how long that took:
+    /// of 20 pods on a busy machine with two cores 1.6 ms at least, 1.8 ms in the median and 10.3 ms
+    /// at most (`conformance/tests/bypass/start.rs`).
     Standard,
 }
 
