@@ -119,15 +119,19 @@ impl Pod {
     }
 
     /// Checks that it and others reach each other, in both families.
-    pub(crate) fn check(&self, others: &[(&Namespace, &[std::net::IpAddr])]) {
+    pub(crate) fn check(
+        &self,
+        others: &[(&Namespace, &[std::net::IpAddr])],
+    ) -> datapath_conformance::Result<()> {
         let options = Options::default().with_timeout(std::time::Duration::from_secs(20));
         for (other, addresses) in others {
             for family in Family::ALL {
                 let to = of_family(addresses, family);
-                probe::icmp_echo(&self.namespace, to, 1, 64, &options).unwrap();
+                probe::icmp_echo(&self.namespace, to, 1, 64, &options)?;
                 let to = of_family(&self.spec.addresses, family);
-                probe::icmp_echo(other, to, 1, 64, &options).unwrap();
+                probe::icmp_echo(other, to, 1, 64, &options)?;
             }
         }
+        Ok(())
     }
 }

@@ -386,7 +386,10 @@ impl Storm {
                 self.pods.is_there(index, self.teller.as_ref().unwrap());
                 let others = ["n1p2", "n2p1"];
                 let others = others.map(|name| (self.namespace(name), self.addresses(name)));
-                self.pods.get(index).check(&others);
+                if let Err(error) = self.pods.get(index).check(&others) {
+                    let drops = self.client.metrics().unwrap();
+                    panic!("{error}\n{drops:#?}\n{endpoints:#?}\n{log}");
+                }
             } else {
                 self.present.remove(&index);
                 self.pods.has_gone(index);
