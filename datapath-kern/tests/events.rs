@@ -174,9 +174,9 @@ fn what_has_no_headers_says_so() {
 fn a_tag_that_the_bytes_do_not_show_is_told() {
     let host = node(1, V4);
     let bytes = frame::of_pod(1, 1, &to(plan::pod(1, 2, V4)));
-    for tagged in [false, true] {
+    for vlan in [None, Some(7)] {
         let mut packet = Buffer {
-            tagged,
+            vlan,
             ..Buffer::new(plan::pod_interface(1), bytes.clone())
         };
         let _forwarded_or_not = host.run(Hook::FromPod, &mut packet);

@@ -296,7 +296,7 @@ fn a_tag_that_the_bytes_do_not_show() {
     let host = node(1, V4);
     let tuple = Tuple::new(plan::pod(1, 1, V4), plan::pod(1, 2, V4), TCP);
     let mut packet = Buffer {
-        tagged: true,
+        vlan: Some(7),
         ..Buffer::new(plan::pod_interface(1), frame::of_pod(1, 1, &tuple))
     };
     let reason = host.run(Hook::FromPod, &mut packet).reason;
@@ -306,4 +306,23 @@ fn a_tag_that_the_bytes_do_not_show() {
         host.run(Hook::FromUplink, &mut packet).verdict,
         Verdict::PASS
     );
+}
+
+/// The stack takes a tag off that says a priority alone, and goes on with what is under it.
+#[rstest]
+fn what_is_under_a_priority_is_looked_at(#[values(V4, V6)] family: Family) {
+    let host = node(1, V4);
+    let tuple = Tuple::new(plan::pod(2, 1, family), plan::pod(1, 1, family), TCP);
+    let run = |bytes| {
+        let mut packet = Buffer {
+            vlan: Some(0),
+            ..Buffer::new(plan::UPLINK, bytes)
+        };
+        host.run(Hook::FromUplink, &mut packet).reason
+    };
+    let bare = frame::of_pod(2, 1, &tuple);
+    assert_eq!(run(bare.clone()), Some(DropReason::InvalidSourceIp));
+    let mut nested = bare;
+    nested.splice(12..12, [0x81, 0, 0, 0]);
+    assert_eq!(run(nested), Some(DropReason::UnsupportedL2));
 }

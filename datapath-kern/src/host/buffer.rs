@@ -35,8 +35,9 @@ pub struct Buffer {
     pub ticket: u32,
     /// Copies that were sent, with the interfaces that they left by.
     pub copies: Vec<(u32, Self)>,
-    /// Whether it came with a VLAN tag, which is not among its bytes.
-    pub tagged: bool,
+    /// The VLAN of a tag that it came with, which is not among its bytes; zero for a tag that says a
+    /// priority alone.
+    pub vlan: Option<u16>,
     /// Whether something was asked for beyond [`MAX_OFFSET`]. Refused here, it would be found at
     /// another place in the kernel, which masks offsets: the packet path must never ask.
     pub strayed: Cell<bool>,
@@ -54,7 +55,7 @@ impl Buffer {
             segment_bytes: 0,
             ticket: 0,
             copies: Vec::new(),
-            tagged: false,
+            vlan: None,
             strayed: Cell::new(false),
         }
     }
@@ -118,7 +119,11 @@ impl Packet for Buffer {
     }
 
     fn is_tagged(&self) -> bool {
-        self.tagged
+        self.vlan.is_some()
+    }
+
+    fn is_priority_tagged(&self) -> bool {
+        self.vlan == Some(0)
     }
 
     fn mark(&self) -> u32 {

@@ -199,7 +199,8 @@ pub(crate) struct Condition {
     /// Where it arrives, in place of where it belongs.
     pub(crate) place: Option<Place>,
     pub(crate) mark: Mark,
-    pub(crate) tagged: bool,
+    /// It came with a tag: of a VLAN, or of a priority alone.
+    pub(crate) vlan: Option<bool>,
     /// The transport checksum is left to hardware.
     pub(crate) partial: bool,
     /// It is several segments, yet to be cut.

@@ -238,7 +238,7 @@ impl World {
         for bytes in pieces {
             let packet = Buffer {
                 mark: condition.mark.bits(),
-                tagged: condition.tagged,
+                vlan: condition.vlan.map(u16::from),
                 partial: condition.partial,
                 segment_bytes: condition.segment_bytes.map_or(0, u32::from),
                 ..packet(place, bytes.clone())
