@@ -94,7 +94,7 @@ pub use endpoint::{EndpointPolicy, EndpointSpec, EndpointView};
 pub use error::Error;
 pub use events::{
     EndKind, EventEnd, EventKind, EventRule, EventVerdict, EventView, Events, IcmpView,
-    PolicyDecision, PolicyMatch, TunnelView, UntoldView, drop_reasons, reserved_identity,
+    PolicyDecision, PolicyMatch, TunnelView, UntoldView, drop_reasons,
 };
 pub use flows::{
     EndFilter, FlowChange, FlowEnd, FlowFamily, FlowFilter, FlowFollower, FlowFormat, FlowHalf,
@@ -108,6 +108,7 @@ pub use masquerade::{
 pub use metrics::{MetricView, PolicyCount};
 pub use object::{OBJECT, PROGRAMS};
 pub use peer::{PeerSpec, PeerView, RemotePod};
+pub use policy::reserved_identity;
 pub use probe::Kernel;
 pub use remains::{Removed, cleanup};
 pub use status::{MapUsage, PolicyStatus, Status, TableUse};

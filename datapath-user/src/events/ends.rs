@@ -17,7 +17,7 @@ use super::packet::Packet;
 use super::policy::EventRule;
 use crate::naming;
 use crate::node::Node;
-use crate::policy::Labels;
+use crate::policy::{Labels, reserved};
 
 /// One end of a packet.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -230,7 +230,7 @@ impl Directory for Node {
     fn labels(&self, identity: u32) -> Option<Labels> {
         self.policy
             .labels(identity)
-            .or_else(|| labels::reserved(identity))
+            .or_else(|| reserved::labels(identity))
     }
 
     fn rule(&self, number: u32) -> Option<EventRule> {

@@ -3,8 +3,6 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use datapath_kern::abi::endpoint::identity;
-
 use crate::policy::Labels;
 
 /// Most label sets that are kept for sharing: more than a node has identities at work at a time.
@@ -27,33 +25,6 @@ impl Shelf {
         self.0.insert(Arc::clone(&labels));
         labels
     }
-}
-
-/// Names of the reserved identities, with their numbers, as the field has them.
-const RESERVED: [(u32, &str); 11] = [
-    (identity::UNKNOWN, "unknown"),
-    (identity::HOST, "host"),
-    (identity::WORLD, "world"),
-    (identity::UNMANAGED, "unmanaged"),
-    (identity::HEALTH, "health"),
-    (identity::INIT, "init"),
-    (identity::REMOTE_NODE, "remote-node"),
-    (identity::KUBE_APISERVER, "kube-apiserver"),
-    (identity::INGRESS, "ingress"),
-    (identity::WORLD_IPV4, "world-ipv4"),
-    (identity::WORLD_IPV6, "world-ipv6"),
-];
-
-/// The name of a reserved identity; none of one that was allocated.
-#[must_use]
-pub fn reserved_identity(number: u32) -> Option<&'static str> {
-    let found = RESERVED.iter().find(|(known, _)| *known == number);
-    found.map(|(_, name)| *name)
-}
-
-/// The labels of a reserved identity.
-pub(super) fn reserved(number: u32) -> Option<Labels> {
-    reserved_identity(number).map(Labels::reserved)
 }
 
 /// Serialises labels that are shared as labels.

@@ -25,7 +25,6 @@ use serde::{Deserialize, Serialize};
 use self::ends::Directory;
 pub use self::ends::{EndKind, EventEnd};
 use self::labels::Shelf;
-pub use self::labels::reserved_identity;
 pub use self::policy::{EventRule, PolicyDecision, PolicyMatch};
 pub use self::view::{EventKind, EventVerdict, EventView, IcmpView, TunnelView};
 use crate::error::Error;

@@ -11,10 +11,10 @@ use etherparse::PacketBuilder;
 use jiff::Timestamp;
 
 use super::ends::{Directory, EventEnd};
-use super::labels::{Shelf, reserved};
+use super::labels::Shelf;
 use super::policy::EventRule;
 use super::view::{EventView, decode};
-use crate::policy::{DocumentId, DocumentKind, Labels, source};
+use crate::policy::{DocumentId, DocumentKind, Labels, reserved, source};
 
 const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 244, 1, 5));
 const RULE: u32 = 77;
@@ -66,7 +66,7 @@ impl Directory for Known {
         match identity {
             1001 => Some(Labels::default().with(source::K8S, "app", "client")),
             0x0100_0002 => Some(Labels::cidr("198.51.100.0/24".parse().unwrap())),
-            _ => reserved(identity),
+            _ => reserved::labels(identity),
         }
     }
 

@@ -18,6 +18,7 @@ mod matcher;
 mod model;
 mod numbering;
 mod quarantine;
+pub(crate) mod reserved;
 mod rules;
 mod selector;
 mod settings;
@@ -35,6 +36,7 @@ pub use model::{
     PortRule, PortValue, Ports, Rule, RuleVerdict, Section, Spec, Subject,
 };
 pub use quarantine::{Place, QuarantineKey};
+pub use reserved::reserved_identity;
 pub use rules::{Changed, DirectionRules, RuleRef, RuleSet, SubjectKey};
 pub use selector::{Operator, Requirement, Selector};
 pub use settings::{CidrMatch, HostToLocal, OwnNode, PolicyMode, PolicySettings};

@@ -8,23 +8,10 @@ use ipnet::IpNet;
 use super::cidr;
 use super::labels::{Labels, source};
 use super::model::{Entity, PortProtocol};
+use super::reserved::RESERVED;
 
 /// Named ports: protocol numbers and ports by name.
 pub(super) type NamedPorts = BTreeMap<String, Vec<(u8, u16)>>;
-
-/// Identities that have their labels from the start.
-const RESERVED: [(u32, &str); 10] = [
-    (identity::HOST, "host"),
-    (identity::WORLD, "world"),
-    (identity::UNMANAGED, "unmanaged"),
-    (identity::HEALTH, "health"),
-    (identity::INIT, "init"),
-    (identity::REMOTE_NODE, "remote-node"),
-    (identity::KUBE_APISERVER, "kube-apiserver"),
-    (identity::INGRESS, "ingress"),
-    (identity::WORLD_IPV4, "world-ipv4"),
-    (identity::WORLD_IPV6, "world-ipv6"),
-];
 
 /// All identities that are known.
 #[derive(Debug)]
@@ -69,8 +56,10 @@ impl Universe {
             variants: HashMap::new(),
             nobody: Known::default(),
         };
-        for (number, _) in RESERVED {
-            universe.set(number, reserved(number).unwrap_or_default());
+        for (number, name) in RESERVED {
+            if number != identity::UNKNOWN {
+                universe.set(number, Labels::reserved(name));
+            }
         }
         universe
     }
@@ -176,12 +165,6 @@ impl Known {
     pub(super) fn is(&self, entity: Entity) -> bool {
         is(&self.labels, entity)
     }
-}
-
-/// Labels that a reserved identity has unless others are set.
-pub(super) fn reserved(number: u32) -> Option<Labels> {
-    let (_, name) = RESERVED.iter().find(|(other, _)| *other == number)?;
-    Some(Labels::reserved(name))
 }
 
 /// Whether a word for peers fits labels, all of them those of a known identity.

@@ -21,6 +21,7 @@ use super::matcher::{Matcher, Matchers, SubjectMatcher, Use};
 use super::model::{Document, DocumentId, Entity};
 use super::numbering::Numbering;
 use super::quarantine::{QuarantineKey, Quarantined};
+use super::reserved;
 use super::rules::{Changed, RuleRef, RuleSet, SubjectKey};
 use super::settings::PolicySettings;
 use super::universe::{self, Known, Universe};
@@ -111,7 +112,7 @@ impl PolicyEngine {
     /// Learns the labels of an identity, or that they are others. Reserved identities are known
     /// from the start, and always keep the label of their name.
     pub fn set_identity(&mut self, number: u32, labels: Labels) -> Changed {
-        let labels = universe::reserved(number)
+        let labels = reserved::labels(number)
             .iter()
             .flat_map(Labels::iter)
             .fold(labels, |labels, own| {
@@ -127,7 +128,7 @@ impl PolicyEngine {
     /// Forgets an identity: what a rule about nobody in particular lets through is all that it may
     /// do. A reserved one is as at the start again.
     pub fn remove_identity(&mut self, number: u32) -> Changed {
-        if universe::reserved(number).is_some() {
+        if reserved::labels(number).is_some() {
             return self.set_identity(number, Labels::default());
         }
         let Some(old) = self.universe.remove(number) else {

@@ -16,6 +16,7 @@ use super::installed::{InstalledPeers, InstalledRule};
 use super::labels::Labels;
 use super::matcher::Matcher;
 use super::model::{DocumentId, DocumentKind, Entity, Peers, Rule, RuleVerdict, Subject};
+use super::reserved;
 use super::rules::RuleRef;
 use super::settings::{HostToLocal, OwnNode, PolicyMode};
 use super::universe::{self, Known};
@@ -164,9 +165,9 @@ impl PolicyEngine {
                 if prefix.prefix_len() > 0 {
                     Labels::cidr(prefix)
                 } else if address.is_ipv4() {
-                    universe::reserved(identity::WORLD_IPV4).unwrap_or_default()
+                    reserved::labels(identity::WORLD_IPV4).unwrap_or_default()
                 } else {
-                    universe::reserved(identity::WORLD_IPV6).unwrap_or_default()
+                    reserved::labels(identity::WORLD_IPV6).unwrap_or_default()
                 }
             }
         };
