@@ -34,6 +34,12 @@ pub trait Table<K, V: Copy> {
     /// Changes the value under `key` in place.
     fn update<R>(&self, key: &K, change: impl FnOnce(&mut V) -> R) -> Option<R>;
 
+    /// As [`Table::update`], with what is done put in place for certain.
+    #[inline(always)]
+    fn visit<T: Visit<V>>(&self, key: &K, visit: T) -> Option<T::Outcome> {
+        self.update(key, |value| visit.visit(value))
+    }
+
     /// Enters a value under a key that has none.
     ///
     /// # Errors
@@ -43,6 +49,16 @@ pub trait Table<K, V: Copy> {
 
     /// Takes a key out. Whether it was there.
     fn remove(&self, key: &K) -> bool;
+}
+
+/// What is done with a value where it lies. Of a closure that several programs have the compiler
+/// makes a function, whose call every packet would pay for; what is written as this is put in place.
+pub trait Visit<V> {
+    /// What comes of it.
+    type Outcome;
+
+    /// Does it.
+    fn visit(self, value: &mut V) -> Self::Outcome;
 }
 
 /// Why [`Table::insert`] did not.
@@ -64,6 +80,9 @@ pub enum InsertError {
 pub trait Env: Settings {
     /// Seconds on `CLOCK_MONOTONIC`, coarse.
     fn now_s(&self) -> u32;
+
+    /// A number that changes whenever the coarse clock does, and is never zero: cheaper to look at.
+    fn tick(&self) -> u64;
 
     /// A number that tells incarnations of a flow apart.
     fn random(&self) -> u32;

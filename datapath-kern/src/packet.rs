@@ -3,6 +3,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::abi::flow::FlowKey;
+use crate::abi::mac::MacWords;
 use crate::verdict::DropReason;
 use crate::wire::underlay::{UnderlayV4, UnderlayV6};
 
@@ -206,6 +207,8 @@ pub enum Frame {
 pub struct Headers {
     /// Tuple of the flow, [`scope::PATH`](crate::abi::flow::scope::PATH).
     pub key: FlowKey,
+    /// Ethernet source address.
+    pub source_mac: MacWords,
     /// Length of the frame, bytes.
     pub length: u32,
     /// Length of the IP packet, bytes, as its header says.

@@ -15,7 +15,7 @@ use crate::abi::tunnel::Uplink;
 use crate::env::{Env, Table};
 use crate::packet::{Frame, Headers, Kind, Packet, Part};
 use crate::stage::flow::{self, Hit};
-use crate::stage::origin::{self, Arrival};
+use crate::stage::origin;
 use crate::stage::route::Route;
 use crate::stage::{
     admit, answer, cut, decap, forward, fragment, neighbour, observe, parse, path_mtu, policy,
@@ -40,11 +40,13 @@ pub fn from_pod<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Ver
 
 #[inline(always)]
 fn leave_pod<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Outcome {
-    work.arrival = Arrival::from_pod(env, pkt)?;
+    work.arrive(env, pkt, flags::ARRIVAL_POD, Direction::Egress);
     if pkt.is_tagged() {
         return Err(DropReason::UnsupportedL2);
     }
-    match parse::frame(pkt, &mut work.hdr)? {
+    let parsed = parse::frame(pkt, &mut work.hdr);
+    work.arrival.mac = work.hdr.source_mac;
+    match parsed? {
         Frame::Ip => {}
         Frame::Arp => return neighbour::answer_arp(env, pkt, &work.arrival),
         Frame::Other => return Err(DropReason::UnsupportedL2),
@@ -128,7 +130,7 @@ fn enter_node<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Outco
         Err(_) => return origin::to_stack(env, work),
         _ => return Ok(Verdict::PASS),
     }
-    work.arrival = Arrival::new(env, pkt, flags::ARRIVAL_UPLINK, Direction::Ingress);
+    work.arrive(env, pkt, flags::ARRIVAL_UPLINK, Direction::Ingress);
     if let Err(reason) = fragment::follow(env, work) {
         return fragment::refused(env, pkt, work, reason);
     }
@@ -244,7 +246,7 @@ fn leave_node<E: Env, P: Packet>(env: &E, pkt: &mut P, work: &mut Work) -> Outco
         _ => return Ok(Verdict::PASS),
     }
     let of_pod = work.hdr.key.scope == scope::STACK;
-    work.arrival = Arrival::new(env, pkt, flags::ARRIVAL_HOST, Direction::Egress);
+    work.arrive(env, pkt, flags::ARRIVAL_HOST, Direction::Egress);
     match fragment::follow(env, work) {
         Err(reason) if of_pod => return Err(reason),
         Err(_) => return Ok(Verdict::PASS),
@@ -406,6 +408,6 @@ fn to_a_pod<E: Env, P: Packet>(
     } else {
         flags::ARRIVAL_HOST
     };
-    work.arrival = Arrival::new(env, pkt, by, direction);
+    work.arrive(env, pkt, by, direction);
     flow_of(env, pkt, work)
 }

@@ -4,9 +4,10 @@ use crate::abi::addr::Addr;
 use crate::abi::event::{Head, Hook};
 use crate::abi::flow::{Flow, FlowKey};
 use crate::abi::fragment::{Fragment, FragmentKey};
+use crate::abi::metric::Direction;
 use crate::abi::nexthop::NextHop;
-use crate::env::FibQuery;
-use crate::packet::Headers;
+use crate::env::{Env, FibQuery};
+use crate::packet::{Headers, Packet};
 use crate::stage::decap::Wrapping;
 use crate::stage::origin::{Arrival, Origin};
 use crate::stage::policy::Judgement;
@@ -20,7 +21,7 @@ use crate::wire::underlay::Underlay;
 ///
 /// Lives outside the kernel's stack, which has 512 bytes for the whole call chain: in the kernel
 /// it is this CPU's element of an array, under test a local variable. What it holds from an
-/// earlier packet means nothing.
+/// earlier packet means nothing, but for the time.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct Work {
@@ -28,6 +29,8 @@ pub struct Work {
     pub hdr: Headers,
     /// How it came in.
     pub arrival: Arrival,
+    /// What time it is, of all packets.
+    pub clock: Clock,
     /// The tunnel packet that it was in, where it came through the tunnel.
     pub wrapping: Wrapping,
     /// Its flow: found, or made for it.
@@ -84,5 +87,37 @@ impl Work {
         self.judged = false;
         self.origin.flags = 0;
         self.route.target = 0;
+    }
+
+    /// Notes how the packet came in: at a hook of this node, now. Who sent it is left open.
+    ///
+    /// In place: another [`Arrival`] would be put together on the stack and copied.
+    #[inline(always)]
+    pub fn arrive<E: Env, P: Packet>(&mut self, env: &E, pkt: &P, by: u16, direction: Direction) {
+        self.arrival.by = by;
+        self.arrival.direction = direction;
+        self.arrival.interface = pkt.interface();
+        self.arrival.now_s = self.clock.now_s(env);
+    }
+}
+
+/// The time as it was last asked for: once a tick, as it does not change in between.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Clock {
+    /// [`Env::tick`] of then; zero where nobody asked yet.
+    tick: u64,
+    now_s: u32,
+}
+
+impl Clock {
+    /// Seconds on `CLOCK_MONOTONIC`.
+    #[inline(always)]
+    fn now_s<E: Env>(&mut self, env: &E) -> u32 {
+        let tick = env.tick();
+        if tick != self.tick {
+            self.tick = tick;
+            self.now_s = env.now_s();
+        }
+        self.now_s
     }
 }

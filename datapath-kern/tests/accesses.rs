@@ -1,5 +1,6 @@
 //! What a packet of an established flow costs: the lookups of every path, written down. One in the
-//! table of flows, whatever the path; beside it arrays only.
+//! table of flows, whatever the path; beside it arrays only. The clock is asked once a tick, by a
+//! packet before.
 
 #![allow(
     clippy::unwrap_used,
@@ -82,16 +83,14 @@ fn pod_to_pod_on_one_node() {
     let tuple = to(plan::pod(1, 2, V4));
     let there = |flags| drop(from_pod(&host, 1, 1, &tuple.with_flags(flags)));
     let back = |flags| drop(from_pod(&host, 1, 2, &tuple.answer(flags)));
-    insta::assert_snapshot!(established(&host, &there, &back, &there), @r"
-    now
+    insta::assert_snapshot!(established(&host, &there, &back, &there), @"
     flows update
     endpoints get
     endpoints get
     next_hops update
     count
     ");
-    insta::assert_snapshot!(established(&host, &there, &back, &back), @r"
-    now
+    insta::assert_snapshot!(established(&host, &there, &back, &back), @"
     flows update
     endpoints get
     endpoints get
@@ -112,8 +111,7 @@ fn pod_to_pod_of_another_node() {
         let out = from_pod(&b, 2, 1, &tuple.answer(flags));
         run(&a, Hook::FromUplink, plan::UPLINK, &out.bytes);
     };
-    insta::assert_snapshot!(established(&a, &there, &back, &there), @r"
-    now
+    insta::assert_snapshot!(established(&a, &there, &back, &there), @"
     flows update
     endpoints get
     peers get
@@ -121,8 +119,7 @@ fn pod_to_pod_of_another_node() {
     peers get
     count
     ");
-    insta::assert_snapshot!(established(&b, &there, &back, &there), @r"
-    now
+    insta::assert_snapshot!(established(&b, &there, &back, &there), @"
     flows update
     peers get
     endpoints get
@@ -141,16 +138,14 @@ fn pod_to_the_outside_and_back() {
     };
     let there = |flags| drop(from_pod(&host, 1, 1, &tuple.with_flags(flags)));
     let back = |flags| drop(from_router(&host, 1, &outside.answer(flags)));
-    insta::assert_snapshot!(established(&host, &there, &back, &there), @r"
-    now
+    insta::assert_snapshot!(established(&host, &there, &back, &there), @"
     flows update
     endpoints get
     peers get
     next_hops update
     count
     ");
-    insta::assert_snapshot!(established(&host, &there, &back, &back), @r"
-    now
+    insta::assert_snapshot!(established(&host, &there, &back, &back), @"
     flows update
     peers get
     endpoints get
@@ -168,15 +163,13 @@ fn pod_to_its_node_and_back() {
         let bytes = frame::build([2; 6], [4; 6], &tuple.answer(flags), 64, b"hi");
         run(&host, Hook::FromHost, plan::GATEWAY_FAR, &bytes);
     };
-    insta::assert_snapshot!(established(&host, &there, &back, &there), @r"
-    now
+    insta::assert_snapshot!(established(&host, &there, &back, &there), @"
     flows update
     endpoints get
     endpoints get
     count
     ");
-    insta::assert_snapshot!(established(&host, &there, &back, &back), @r"
-    now
+    insta::assert_snapshot!(established(&host, &there, &back, &back), @"
     flows update
     endpoints get
     endpoints get
@@ -194,8 +187,7 @@ fn by_the_stack_into_a_pod() {
         run(&host, Hook::ToPod, plan::pod_interface(1), &bytes);
     };
     let back = |flags| drop(from_pod(&host, 1, 1, &tuple.answer(flags)));
-    insta::assert_snapshot!(established(&host, &there, &back, &there), @r"
-    now
+    insta::assert_snapshot!(established(&host, &there, &back, &there), @"
     flows update
     peers get
     endpoints get
@@ -212,8 +204,7 @@ fn the_nodes_own_packets() {
         run(&host, Hook::ToUplink, plan::UPLINK, &bytes);
     };
     let back = |flags| drop(from_router(&host, 1, &tuple.answer(flags)));
-    insta::assert_snapshot!(established(&host, &there, &back, &back), @r"
-    now
+    insta::assert_snapshot!(established(&host, &there, &back, &back), @"
     flows update
     peers get
     endpoints get
@@ -221,9 +212,8 @@ fn the_nodes_own_packets() {
     ");
     drop(host.take_accesses());
     there(ACK);
-    insta::assert_snapshot!(list(&host.take_accesses()), @r"
+    insta::assert_snapshot!(list(&host.take_accesses()), @"
     ipcache
-    now
     flows update
     endpoints get
     peers get
@@ -274,14 +264,13 @@ fn pod_to_pod_with_rules_for_both() {
     assert_eq!(policy, [one(2), one(1)].concat());
     for direction in [&there as &dyn Fn(u8), &back] {
         insta::allow_duplicates! {
-            insta::assert_snapshot!(established(&host, &there, &back, direction), @r"
-            now
-            flows update
-            endpoints get
-            endpoints get
-            next_hops update
-            count
-            ");
+            insta::assert_snapshot!(established(&host, &there, &back, direction), @"
+    flows update
+    endpoints get
+    endpoints get
+    next_hops update
+    count
+    ");
         }
     }
 }

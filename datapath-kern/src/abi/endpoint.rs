@@ -1,9 +1,12 @@
 //! Local endpoints: the pods of this node, and in slot 0 the node itself.
 
+use core::mem::offset_of;
+
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::Mac;
 use super::addr::Addr;
+use super::mac::MacWords;
 
 /// Slots of the endpoint array, slot 0 (this node) included.
 pub const MAX_ENDPOINTS: u32 = 4096;
@@ -39,6 +42,15 @@ impl Endpoint {
     #[must_use]
     pub fn owns(&self, address: &Addr) -> bool {
         !address.is_none() && (*address == self.ipv4 || *address == self.ipv6)
+    }
+
+    /// [`Endpoint::mac`], to be compared.
+    #[inline(always)]
+    #[must_use]
+    pub fn mac_words(&self) -> MacWords {
+        const AT: usize = offset_of!(Endpoint, mac) / 2;
+        let words: [u16; size_of::<Self>() / 2] = zerocopy::transmute!(*self);
+        MacWords::new([words[AT], words[AT + 1], words[AT + 2]])
     }
 }
 

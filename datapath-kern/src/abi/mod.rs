@@ -12,6 +12,7 @@ pub mod event;
 pub mod flow;
 pub mod fragment;
 pub mod ipcache;
+pub mod mac;
 pub mod mark;
 pub mod metric;
 pub mod nexthop;
@@ -24,11 +25,10 @@ pub mod state;
 pub mod tally;
 pub mod tunnel;
 
+pub use mac::Mac;
+
 /// Version of everything in this module. Part of the load-time settings and of the pinned state.
 pub const VERSION: u32 = 4;
 
 /// Marks a pinned directory as ours: `"DPTH"` as a number.
 pub const MAGIC: u32 = 0x4450_5448;
-
-/// An Ethernet address, in wire order.
-pub type Mac = [u8; 6];

@@ -227,6 +227,10 @@ impl Env for Host {
         self.clock_s.get()
     }
 
+    fn tick(&self) -> u64 {
+        u64::from(self.clock_s.get()) + 1
+    }
+
     fn random(&self) -> u32 {
         self.log.write(Access::Random);
         let next = self.randomness.get().wrapping_add(1);

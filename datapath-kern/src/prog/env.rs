@@ -5,8 +5,8 @@ use aya_ebpf::bindings::{
     BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LKUP_RET_UNREACHABLE, BPF_NOEXIST,
 };
 use aya_ebpf::helpers::generated::{
-    bpf_check_mtu, bpf_fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns,
-    bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release, bpf_skb_load_bytes,
+    bpf_check_mtu, bpf_fib_lookup, bpf_get_prandom_u32, bpf_jiffies64, bpf_ktime_get_coarse_ns,
+    bpf_ktime_get_ns, bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release, bpf_skb_load_bytes,
 };
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
@@ -150,6 +150,15 @@ impl Env for Kernel {
     fn now_s(&self) -> u32 {
         // SAFETY: a helper without arguments.
         (unsafe { bpf_ktime_get_coarse_ns() } / 1_000_000_000) as u32
+    }
+
+    #[inline(always)]
+    fn tick(&self) -> u64 {
+        // The tick of the kernel advances both clocks (`tick_do_update_jiffies64`,
+        // kernel/time/tick-sched.c), this one first: another CPU may see the former second for one
+        // tick more. No call: the verifier puts a load in its place.
+        // SAFETY: a helper without arguments.
+        unsafe { bpf_jiffies64() }
     }
 
     #[inline(always)]

@@ -10,7 +10,7 @@ use core::ptr::NonNull;
 
 use aya_ebpf::maps::{HashMap, LruHashMap};
 use datapath_kern::abi::flow::{Flow, FlowKey, resizing};
-use datapath_kern::env::{InsertError, Table};
+use datapath_kern::env::{InsertError, Table, Visit};
 
 use super::env::Map;
 use super::maps;
@@ -154,6 +154,13 @@ where
     fn update<R>(&self, key: &FlowKey, change: impl FnOnce(&mut Flow) -> R) -> Option<R> {
         // SAFETY: as for the table of one map, see `Map`.
         place::<M>(key).map(|value| change(unsafe { &mut *value.as_ptr() }))
+    }
+
+    #[inline(always)]
+    fn visit<T: Visit<Flow>>(&self, key: &FlowKey, visit: T) -> Option<T::Outcome> {
+        let value = place::<M>(key)?;
+        // SAFETY: as for the table of one map, see `Map`.
+        Some(visit.visit(unsafe { &mut *value.as_ptr() }))
     }
 
     #[inline(always)]

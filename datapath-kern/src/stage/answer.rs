@@ -282,7 +282,7 @@ fn send_back<E: Env, P: Packet>(
             pkt.write(
                 0,
                 &Macs {
-                    destination: work.arrival.mac,
+                    destination: work.arrival.mac.into(),
                     source: env.gateway_mac(),
                 },
             )?;

@@ -13,7 +13,6 @@ use crate::abi::mark;
 use crate::abi::metric::Direction;
 use crate::env::{Env, Table};
 use crate::packet::{ETHERNET_LEN, Family, Frame, Packet, Part};
-use crate::stage::origin::Arrival;
 use crate::stage::{forward, parse};
 use crate::verdict::{Action, DropReason, Verdict};
 use crate::wire::checksum;
@@ -97,7 +96,7 @@ pub fn make_piece<E: Env, P: Packet>(
         return Err(DropReason::NotForwarded);
     }
     let source = env.ipcache(&work.hdr.key.source).unwrap_or_default();
-    work.arrival = Arrival::new(env, pkt, flags::ARRIVAL_HOST, Direction::Egress);
+    work.arrive(env, pkt, flags::ARRIVAL_HOST, Direction::Egress);
     if source.kind == kind::ENDPOINT {
         let endpoint = env
             .endpoints()
@@ -105,7 +104,7 @@ pub fn make_piece<E: Env, P: Packet>(
             .ok_or(DropReason::UnknownEndpoint)?;
         work.arrival.by = flags::ARRIVAL_POD;
         work.arrival.interface = endpoint.interface;
-        work.arrival.mac = endpoint.mac;
+        work.arrival.mac = endpoint.mac_words();
     }
     Ok(())
 }

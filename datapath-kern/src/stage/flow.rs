@@ -3,11 +3,10 @@
 use crate::abi::config::Settings;
 use crate::abi::flow::{End, Flow, FlowKey, flags, state};
 use crate::abi::tally::Tally;
-use crate::env::{Env, InsertError, Table};
+use crate::env::{Env, InsertError, Table, Visit};
 use crate::packet::Headers;
 use crate::stage::origin::{self, Arrival};
 use crate::stage::{quota, tcp};
-use crate::wire::ethernet;
 use crate::wire::ip::protocol;
 use crate::wire::transport::tcp_flag;
 use crate::work::Work;
@@ -49,7 +48,7 @@ pub fn lookup<E: Env>(env: &E, work: &mut Work) -> Hit {
     }
 }
 
-/// Looks the packet's flow up in one of the tables and, where it is there, [`inspect`]s it.
+/// Looks the packet's flow up in one of the tables and, where it is there, [`Inspect`]s it.
 #[inline(always)]
 fn inspect_in<E: Env>(
     env: &E,
@@ -62,30 +61,47 @@ fn inspect_in<E: Env>(
         flow: copy,
         ..
     } = work;
-    table.update(&hdr.key, |flow| inspect(env, flow, hdr, arrival, copy))
+    let inspect = Inspect {
+        env,
+        hdr,
+        arrival,
+        copy,
+    };
+    table.visit(&hdr.key, inspect)
 }
 
 /// Compares an entry with the packet, counts the packet where it holds, and copies the entry.
-#[inline(always)]
-fn inspect<E: Env>(
-    env: &E,
-    flow: &mut Flow,
-    hdr: &Headers,
-    arrival: &Arrival,
-    copy: &mut Flow,
-) -> Standing {
-    let standing = if flow.expires_s <= arrival.now_s {
-        Standing::Dead
-    } else if !holds(env, flow, arrival) {
-        Standing::Stale
-    } else if tcp::is_event(hdr, flow.state) {
-        Standing::Event
-    } else {
-        touch(env, flow, hdr, arrival.now_s);
-        Standing::Current
-    };
-    *copy = *flow;
-    standing
+struct Inspect<'a, E> {
+    env: &'a E,
+    hdr: &'a Headers,
+    arrival: &'a Arrival,
+    copy: &'a mut Flow,
+}
+
+impl<E: Env> Visit<Flow> for Inspect<'_, E> {
+    type Outcome = Standing;
+
+    #[inline(always)]
+    fn visit(self, flow: &mut Flow) -> Standing {
+        let Self {
+            env,
+            hdr,
+            arrival,
+            copy,
+        } = self;
+        let standing = if flow.expires_s <= arrival.now_s {
+            Standing::Dead
+        } else if !holds(env, flow, arrival) {
+            Standing::Stale
+        } else if tcp::is_event(hdr, flow.state) {
+            Standing::Event
+        } else {
+            touch(env, flow, hdr, arrival.now_s);
+            Standing::Current
+        };
+        *copy = *flow;
+        standing
+    }
 }
 
 /// Whether the packet came the way that its flow's packets come, from whom they come, and both
@@ -113,7 +129,7 @@ pub(super) fn holds<E: Env>(env: &E, flow: &Flow, arrival: &Arrival) -> bool {
             endpoint.generation == from_generation
                 && (!pod
                     || endpoint.interface == arrival.interface
-                        && ethernet::same(&endpoint.mac, &arrival.mac))
+                        && endpoint.mac_words() == arrival.mac)
         })
     };
     sender_holds && origin::generation(env, End::from_raw(flow.to)) == Some(to_generation)

@@ -79,18 +79,16 @@ pub(super) fn into_tunnel<E: Env, P: Packet>(
     Ok(leave(&work.hop, resolve && known))
 }
 
-/// Whether the way takes the packet, or the segments that it will be cut into.
+/// Whether the way takes the packet, or else the segments that it will be cut into.
 #[inline(always)]
 fn fits<P: Packet>(pkt: &P, work: &Work) -> bool {
-    let room = room(work);
+    let room = u32::from(room(work));
     let hdr = &work.hdr;
+    if room == 0 || u32::from(hdr.ip_len) <= room {
+        return true;
+    }
     let segment = pkt.segment_bytes();
-    let length = if segment == 0 {
-        u32::from(hdr.ip_len)
-    } else {
-        u32::from(hdr.l4 - hdr.l3) + u32::from(hdr.l4_len) + segment
-    };
-    room == 0 || length <= u32::from(room)
+    segment != 0 && u32::from(hdr.l4 - hdr.l3) + u32::from(hdr.l4_len) + segment <= room
 }
 
 /// Longest packet that the next hop in [`Work::hop`] takes from the flow, bytes; zero: not known.

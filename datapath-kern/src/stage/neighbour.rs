@@ -4,6 +4,7 @@
 use zerocopy::network_endian::{U16, U32};
 
 use crate::abi::addr::Addr;
+use crate::abi::mac::MacWords;
 use crate::env::Env;
 use crate::packet::{ETHERNET_LEN, Headers, Kind, Packet};
 use crate::stage::observe;
@@ -11,7 +12,7 @@ use crate::stage::origin::{self, Arrival};
 use crate::verdict::{Action, DropReason, Forward, Verdict};
 use crate::wire::arp::{self, Arp};
 use crate::wire::checksum;
-use crate::wire::ethernet::{self, Macs};
+use crate::wire::ethernet::Macs;
 use crate::wire::ip::{Ipv6, v6_bytes};
 use crate::wire::transport::{Neighbour, icmpv6};
 use crate::work::Work;
@@ -30,9 +31,8 @@ pub fn answer_arp<E: Env, P: Packet>(
 ) -> Result<Verdict, DropReason> {
     let question: Arp = pkt.read(ETHERNET_LEN)?;
     let (_, endpoint) = origin::endpoint(env, arrival)?;
-    if !ethernet::same(&arrival.mac, &endpoint.mac)
-        || !ethernet::same(&question.sender_mac, &endpoint.mac)
-    {
+    let mac = endpoint.mac_words();
+    if arrival.mac != mac || MacWords::from(question.sender_mac) != mac {
         return Err(DropReason::InvalidSourceMac);
     }
     let sender = Addr::from_v4_bytes(question.sender);
@@ -92,7 +92,7 @@ fn answer_solicitation<E: Env, P: Packet>(
     arrival: &Arrival,
 ) -> Result<Verdict, DropReason> {
     let (_, endpoint) = origin::endpoint(env, arrival)?;
-    if !ethernet::same(&arrival.mac, &endpoint.mac) {
+    if arrival.mac != endpoint.mac_words() {
         return Err(DropReason::InvalidSourceMac);
     }
     let fixed: [u8; Neighbour::FIXED_LEN as usize] = pkt.read(hdr.l4)?;
@@ -178,7 +178,7 @@ fn send_back<E: Env, P: Packet>(
     pkt.write(
         0,
         &Macs {
-            destination: arrival.mac,
+            destination: arrival.mac.into(),
             source: env.gateway_mac(),
         },
     )?;

@@ -1,69 +1,36 @@
 //! Who sent a packet, and whether it may have: established before any new flow is.
 
-use crate::abi::Mac;
 use crate::abi::addr::Addr;
 use crate::abi::config::tunnel;
 use crate::abi::endpoint::{Endpoint, identity};
 use crate::abi::flow::{End, flags};
 use crate::abi::ipcache::{IpEntry, kind};
+use crate::abi::mac::MacWords;
 use crate::abi::metric::Direction;
 use crate::env::{Env, Table};
-use crate::packet::{Headers, Packet};
+use crate::packet::Headers;
 use crate::verdict::{DropReason, Verdict};
-use crate::wire::ethernet::{self, Ethernet};
 use crate::work::Work;
 
 /// How a packet came in: what an established flow is checked against, without a further lookup.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Arrival {
+    /// Ethernet source address; means nothing where it did not come from a pod.
+    pub mac: MacWords,
     /// One of `flags::ARRIVAL_*`.
     pub by: u16,
-    /// Direction to count the packet under.
-    pub direction: Direction,
+    /// Outer source address; means nothing where it did not come through the tunnel.
+    pub peer: Addr,
+    /// Outer destination address, likewise.
+    pub local: Addr,
+    /// VNI, likewise.
+    pub vni: u32,
     /// Interface of the hook.
     pub interface: u32,
     /// When; seconds on `CLOCK_MONOTONIC`.
     pub now_s: u32,
-    /// Ethernet source address, where it came from a pod.
-    pub mac: Mac,
-    /// Outer source address, where it came through the tunnel.
-    pub peer: Addr,
-    /// Outer destination address, likewise.
-    pub local: Addr,
-    /// VNI, where it came through the tunnel.
-    pub vni: u32,
-}
-
-impl Arrival {
-    /// A packet at a hook of this node.
-    #[inline(always)]
-    pub fn new<E: Env, P: Packet>(env: &E, pkt: &P, by: u16, direction: Direction) -> Self {
-        Self {
-            by,
-            direction,
-            interface: pkt.interface(),
-            now_s: env.now_s(),
-            mac: [0; 6],
-            peer: Addr::NONE,
-            local: Addr::NONE,
-            vni: 0,
-        }
-    }
-
-    /// A packet that a pod sent.
-    ///
-    /// # Errors
-    ///
-    /// [`DropReason::InvalidPacket`] where the frame has no Ethernet header.
-    #[inline(always)]
-    pub fn from_pod<E: Env, P: Packet>(env: &E, pkt: &P) -> Result<Self, DropReason> {
-        let header: Ethernet = pkt.read(0)?;
-        let arrival = Self::new(env, pkt, flags::ARRIVAL_POD, Direction::Egress);
-        Ok(Self {
-            mac: header.source,
-            ..arrival
-        })
-    }
+    /// Direction to count the packet under.
+    pub direction: Direction,
 }
 
 /// The sender of a packet, as a new flow remembers it.
@@ -106,7 +73,7 @@ pub fn endpoint<E: Env>(env: &E, arrival: &Arrival) -> Result<(u32, Endpoint), D
 #[inline(always)]
 fn pod<E: Env>(env: &E, hdr: &Headers, arrival: &Arrival) -> Result<Origin, DropReason> {
     let (slot, endpoint) = endpoint(env, arrival)?;
-    if !ethernet::same(&arrival.mac, &endpoint.mac) {
+    if arrival.mac != endpoint.mac_words() {
         return Err(DropReason::InvalidSourceMac);
     }
     if !endpoint.owns(&hdr.key.source) {

@@ -43,6 +43,7 @@ pub fn at<P: Packet>(pkt: &P, start: u16, hdr: &mut Headers) -> Result<Frame, Dr
     let header: Ethernet = pkt.read(start)?;
     hdr.length = pkt.len();
     hdr.l3 = start + ETHERNET_LEN;
+    hdr.source_mac = header.source.into();
     match header.ether_type.get() {
         ethernet::IPV4 => ipv4(pkt, hdr)?,
         ethernet::IPV6 => ipv6(pkt, hdr)?,
@@ -66,8 +67,6 @@ fn ipv4<P: Packet>(pkt: &P, hdr: &mut Headers) -> Result<(), DropReason> {
     {
         return Err(DropReason::InvalidPacket);
     }
-    let [high, low] = ip.id.to_bytes();
-    hdr.fragment_id = [high, low, 0, 0];
     hdr.part = part(ip.fragment_offset(), ip.more_fragments());
     hdr.key.protocol = ip.protocol;
     hdr.ip_len = total_len;
@@ -76,6 +75,8 @@ fn ipv4<P: Packet>(pkt: &P, hdr: &mut Headers) -> Result<(), DropReason> {
     hdr.ttl = ip.ttl;
     let length = total_len - ip.header_len();
     if hdr.part != Part::Whole {
+        let [high, low] = ip.id.to_bytes();
+        hdr.fragment_id = [high, low, 0, 0];
         piece(
             hdr,
             length,

@@ -37,17 +37,3 @@ pub struct Macs {
     /// Sender.
     pub source: Mac,
 }
-
-/// Whether two Ethernet addresses are the same, as words rather than as bytes.
-#[inline(always)]
-#[must_use]
-pub const fn same(left: &Mac, right: &Mac) -> bool {
-    word(left) == word(right)
-}
-
-/// An Ethernet address as one word.
-#[inline(always)]
-const fn word(mac: &Mac) -> u64 {
-    let [a, b, c, d, e, f] = *mac;
-    u64::from_ne_bytes([a, b, c, d, e, f, 0, 0])
-}
