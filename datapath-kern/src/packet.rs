@@ -72,21 +72,16 @@ pub trait Packet {
     fn write<T: IntoBytes + Immutable>(&mut self, offset: u16, value: &T)
     -> Result<(), DropReason>;
 
-    /// Adds `difference` (ones' complement, folded) to the transport checksum at `offset`.
+    /// Changes the transport checksum at `offset` by what became of that which it covers.
     ///
-    /// The kernel does this and nobody else: only it knows whether the field holds a checksum or
-    /// the seed for one that hardware will finish. A difference of the addresses belongs to the
-    /// pseudo header and reaches the seed as well; a difference of the ports must not.
+    /// Only the kernel knows whether the field holds a checksum or the seed for one that hardware
+    /// will finish. A difference of the addresses belongs to the pseudo header and reaches the seed
+    /// as well; one of anything else must not.
     ///
     /// # Errors
     ///
     /// [`DropReason::RewriteFailed`] where the kernel refuses.
-    fn fix_checksum(
-        &mut self,
-        offset: u16,
-        difference: u16,
-        covers: ChecksumCovers,
-    ) -> Result<(), DropReason>;
+    fn fix_checksum(&mut self, offset: u16, change: ChecksumChange) -> Result<(), DropReason>;
 
     /// Replaces the Ethernet header by `outer`, which ends in the Ethernet header of the frame
     /// within.
@@ -168,11 +163,13 @@ pub enum Wrapped {
     InFront = 1,
 }
 
-/// What a difference to a transport checksum comes from.
+/// What became of that which a transport checksum covers. Differences are ones' complement, folded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ChecksumCovers {
-    /// The difference is of addresses, which the pseudo header has.
-    pub addresses: bool,
+pub struct ChecksumChange {
+    /// Difference of the addresses, which the pseudo header has.
+    pub addresses: u16,
+    /// Difference of the rest.
+    pub rest: u16,
     /// Zero in the field means that there is no checksum, and is never the outcome of one (UDP,
     /// RFC 768; over IPv6 tunnels only may go without, RFC 6935).
     pub optional: bool,

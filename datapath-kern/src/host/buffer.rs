@@ -6,16 +6,12 @@ use std::vec::Vec;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::packet::{ChecksumCovers, ETHERNET_LEN, Family, MAX_OFFSET, Packet, Wrapped};
+use crate::packet::{ChecksumChange, ETHERNET_LEN, Family, MAX_OFFSET, Packet, Wrapped};
 use crate::verdict::DropReason;
-use crate::wire::checksum::{self, fold};
+use crate::wire::checksum::{adjust, fold, is_nothing, mangled};
 use crate::wire::ethernet;
 use crate::wire::ip::Ipv4;
 use crate::wire::underlay::{OVERHEAD_V4, OVERHEAD_V6, UnderlayV4, UnderlayV6};
-
-/// A checksum of zero that was computed, as UDP writes it (RFC 768): the kernel's
-/// `CSUM_MANGLED_0`.
-const MANGLED_ZERO: u16 = 0xffff;
 
 /// A frame.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -153,29 +149,28 @@ impl Packet for Buffer {
     }
 
     /// `bpf_l4_csum_replace` and `inet_proto_csum_replace_by_diff`.
-    fn fix_checksum(
-        &mut self,
-        offset: u16,
-        difference: u16,
-        covers: ChecksumCovers,
-    ) -> Result<(), DropReason> {
+    fn fix_checksum(&mut self, offset: u16, change: ChecksumChange) -> Result<(), DropReason> {
         if !offset.is_multiple_of(2) {
             return Err(DropReason::RewriteFailed);
         }
         let old: u16 = self.read(offset).map_err(|_| DropReason::RewriteFailed)?;
-        if covers.optional && old == 0 {
+        if change.optional && old == 0 {
             return Ok(());
         }
-        let new = match (self.partial, covers.addresses) {
-            (false, _) => checksum::adjust(old, difference),
-            (true, true) => fold(u32::from(old) + u32::from(difference)),
-            (true, false) => old,
-        };
-        let new = if covers.optional && new == 0 {
-            MANGLED_ZERO
-        } else {
-            new
-        };
+        let mut new = old;
+        if !is_nothing(change.addresses) {
+            new = if self.partial {
+                fold(u32::from(new) + u32::from(change.addresses))
+            } else {
+                adjust(new, change.addresses)
+            };
+        }
+        if !is_nothing(change.rest) && !self.partial {
+            new = adjust(new, change.rest);
+        }
+        if change.optional {
+            new = mangled(new);
+        }
         self.write(offset, &new)
             .map_err(|_| DropReason::RewriteFailed)
     }
@@ -253,14 +248,16 @@ impl Packet for Buffer {
 mod tests {
     use super::*;
 
-    const ADDRESSES: ChecksumCovers = ChecksumCovers {
-        addresses: true,
+    const NOTHING: ChecksumChange = ChecksumChange {
+        addresses: 0,
+        rest: 0,
         optional: false,
         v6: false,
     };
-    const PORTS: ChecksumCovers = ChecksumCovers {
-        addresses: false,
-        ..ADDRESSES
+    const REST: ChecksumChange = ChecksumChange { rest: 1, ..NOTHING };
+    const BOTH: ChecksumChange = ChecksumChange {
+        addresses: 2,
+        ..REST
     };
 
     fn with_checksum(value: u16) -> Buffer {
@@ -274,9 +271,8 @@ mod tests {
     #[test]
     fn a_complete_checksum_follows_every_difference() {
         let mut packet = with_checksum(0x1234);
-        packet.fix_checksum(0, 0x0001, ADDRESSES).unwrap();
-        packet.fix_checksum(0, 0x0001, PORTS).unwrap();
-        assert_eq!(after(&packet), 0x1232);
+        packet.fix_checksum(0, BOTH).unwrap();
+        assert_eq!(after(&packet), 0x1231);
     }
 
     #[test]
@@ -285,24 +281,37 @@ mod tests {
             partial: true,
             ..with_checksum(0xffff)
         };
-        packet.fix_checksum(0, 0x0001, PORTS).unwrap();
+        packet.fix_checksum(0, REST).unwrap();
         assert_eq!(after(&packet), 0xffff);
-        packet.fix_checksum(0, 0x0002, ADDRESSES).unwrap();
+        packet.fix_checksum(0, BOTH).unwrap();
         assert_eq!(after(&packet), 0x0002);
     }
 
     #[test]
     fn none_stays_none_and_is_never_made() {
-        let optional = ChecksumCovers {
+        let optional = ChecksumChange {
             optional: true,
-            ..PORTS
+            ..REST
         };
         let mut packet = with_checksum(0);
-        packet.fix_checksum(0, 0x0001, optional).unwrap();
+        packet.fix_checksum(0, optional).unwrap();
         assert_eq!(after(&packet), 0);
         let mut packet = with_checksum(1);
-        packet.fix_checksum(0, 0x0001, optional).unwrap();
+        packet.fix_checksum(0, optional).unwrap();
         assert_eq!(after(&packet), 0xffff);
+    }
+
+    #[test]
+    fn what_changes_no_sum_changes_no_field() {
+        for addresses in [0, 0xffff] {
+            let mut packet = with_checksum(0xffff);
+            let change = ChecksumChange {
+                addresses,
+                ..NOTHING
+            };
+            packet.fix_checksum(0, change).unwrap();
+            assert_eq!(after(&packet), 0xffff);
+        }
     }
 
     #[test]
@@ -319,7 +328,7 @@ mod tests {
             Err(DropReason::InvalidPacket)
         );
         assert!(packet.strayed.get());
-        let odd = packet.fix_checksum(17, 1, PORTS);
+        let odd = packet.fix_checksum(17, REST);
         assert_eq!(odd, Err(DropReason::RewriteFailed));
     }
 

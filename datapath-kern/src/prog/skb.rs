@@ -19,7 +19,7 @@ use datapath_kern::abi::addr::Addr;
 use datapath_kern::abi::config::Settings;
 use datapath_kern::abi::mark;
 use datapath_kern::packet::{
-    ChecksumCovers, ETHERNET_LEN, Family, MAX_L4_OFFSET, MAX_OFFSET, MAX_SUM_LEN, Packet, Wrapped,
+    ChecksumChange, ETHERNET_LEN, Family, MAX_L4_OFFSET, MAX_OFFSET, MAX_SUM_LEN, Packet, Wrapped,
 };
 use datapath_kern::verdict::{Action, DropReason, Verdict};
 use datapath_kern::wire::underlay::{OVERHEAD_V4, OVERHEAD_V6, UnderlayV4, UnderlayV6};
@@ -159,6 +159,20 @@ impl Skb {
         let mode = bpf_adj_room_mode::BPF_ADJ_ROOM_MAC;
         // SAFETY: a helper on the program's own context.
         unsafe { bpf_skb_adjust_room(self.ctx, bytes, mode, 0) }
+    }
+
+    /// Has the kernel add `difference` to what the transport checksum at `offset` covers.
+    #[inline(always)]
+    fn replace_checksum(
+        &mut self,
+        offset: u16,
+        difference: u16,
+        flags: u64,
+    ) -> Result<(), DropReason> {
+        // SAFETY: a helper on the program's own context.
+        done(unsafe {
+            bpf_l4_csum_replace(self.ctx, u32::from(offset), 0, u64::from(difference), flags)
+        })
     }
 
     /// Makes room behind the Ethernet header and stores the new headers over it.
@@ -313,31 +327,45 @@ impl Packet for Skb {
     }
 
     #[inline(always)]
-    fn fix_checksum(
-        &mut self,
-        offset: u16,
-        difference: u16,
-        covers: ChecksumCovers,
-    ) -> Result<(), DropReason> {
-        let mut flags = 0;
-        if covers.addresses {
-            flags |= u64::from(BPF_F_PSEUDO_HDR);
-            if covers.v6 {
+    fn fix_checksum(&mut self, offset: u16, change: ChecksumChange) -> Result<(), DropReason> {
+        let ChecksumChange {
+            addresses,
+            rest,
+            optional,
+            v6,
+        } = change;
+        let mangled = if optional {
+            u64::from(BPF_F_MARK_MANGLED_0)
+        } else {
+            0
+        };
+        let before = self.read::<u16>(offset);
+        if !checksum::is_nothing(addresses) {
+            let mut flags = u64::from(BPF_F_PSEUDO_HDR) | mangled;
+            if v6 {
                 flags |= u64::from(Kernel::new(self.ctx).checksum_v6_flags());
             }
+            self.replace_checksum(offset, addresses, flags)?;
+            // A call of the helper costs more than to see what it did.
+            if let (Ok(before), Ok(after)) = (before, self.read::<u16>(offset)) {
+                let none = optional && before == 0;
+                if none || checksum::is_nothing(rest) || checksum::is_seed(before, after, addresses)
+                {
+                    return Ok(());
+                }
+                let new = checksum::adjust(after, rest);
+                let new = if optional {
+                    checksum::mangled(new)
+                } else {
+                    new
+                };
+                return self.write(offset, &new);
+            }
         }
-        if covers.optional {
-            flags |= u64::from(BPF_F_MARK_MANGLED_0);
+        if checksum::is_nothing(rest) {
+            return Ok(());
         }
-        // SAFETY: a helper on the program's own context.
-        let failed = unsafe {
-            bpf_l4_csum_replace(self.ctx, u32::from(offset), 0, u64::from(difference), flags)
-        };
-        if failed == 0 {
-            Ok(())
-        } else {
-            Err(DropReason::RewriteFailed)
-        }
+        self.replace_checksum(offset, rest, mangled)
     }
 
     #[inline(always)]

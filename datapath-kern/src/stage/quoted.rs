@@ -9,7 +9,7 @@ use zerocopy::network_endian::U16;
 use crate::abi::addr::Addr;
 use crate::abi::flow::{FlowKey, flags};
 use crate::env::Env;
-use crate::packet::{ChecksumCovers, Family, MAX_L4_OFFSET, Packet};
+use crate::packet::{ChecksumChange, Family, MAX_L4_OFFSET, Packet};
 use crate::stage::{flow, parse};
 use crate::verdict::DropReason;
 use crate::wire::checksum;
@@ -173,12 +173,13 @@ pub fn translate<P: Packet>(pkt: &mut P, work: &Work) -> Result<(), DropReason> 
         let optional = checksum_is_optional(protocol);
         change += mend_quoted(pkt, quoted.l4 + offset, checksum::fold(covered), optional);
     }
-    let covers = ChecksumCovers {
-        addresses: false,
+    let change = ChecksumChange {
+        addresses: 0,
+        rest: checksum::fold(change),
         optional: false,
         v6,
     };
-    pkt.fix_checksum(hdr.l4 + 2, checksum::fold(change), covers)
+    pkt.fix_checksum(hdr.l4 + 2, change)
 }
 
 /// Adds `difference` to what the checksum at `offset` covers.

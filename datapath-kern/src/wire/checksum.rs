@@ -61,6 +61,32 @@ pub const fn adjust(checksum: u16, delta: u16) -> u16 {
     !fold(!checksum as u32 + delta as u32)
 }
 
+/// A checksum as it is written where zero stands for none (RFC 768).
+#[inline(always)]
+#[must_use]
+pub const fn mangled(checksum: u16) -> u16 {
+    if checksum == 0 { 0xffff } else { checksum }
+}
+
+/// Whether a difference changes no sum: zero has two forms in ones' complement.
+#[inline(always)]
+#[must_use]
+pub const fn is_nothing(delta: u16) -> bool {
+    delta == 0 || delta == 0xffff
+}
+
+/// Whether a transport checksum is left to hardware, so that its field holds the sum of the pseudo
+/// header as it is: `before` the kernel made up for a difference of the addresses, and `after`.
+///
+/// What the kernel adds to a sum, it takes from a checksum. Modulo 65535, which is odd, the two
+/// outcomes differ for every `delta` that is not [nothing](is_nothing).
+#[inline(always)]
+#[must_use]
+pub const fn is_seed(before: u16, after: u16, delta: u16) -> bool {
+    let added = fold(before as u32 + delta as u32);
+    after == added || is_nothing(after) && is_nothing(added)
+}
+
 /// Checksum over `words` (in memory order) and a sum to begin with.
 #[inline(always)]
 #[must_use]
@@ -113,6 +139,17 @@ mod tests {
             let after = full(&bytes);
             // All ones and all zeros are the same sum.
             prop_assert!(updated == after || updated == !after && (after == 0 || after == 0xffff));
+        }
+
+        #[test]
+        fn a_seed_is_told_from_a_checksum(before in any::<u16>(), delta in 1..0xffff_u16) {
+            let seed = fold(u32::from(before) + u32::from(delta));
+            let checksum = adjust(before, delta);
+            // Where none is not to be made, all zeros are written as all ones.
+            for (seed, checksum) in [(seed, checksum), (mangled(seed), mangled(checksum))] {
+                prop_assert!(is_seed(before, seed, delta));
+                prop_assert!(!is_seed(before, checksum, delta));
+            }
         }
 
         #[test]

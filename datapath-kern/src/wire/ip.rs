@@ -97,6 +97,23 @@ impl Ipv4 {
     }
 }
 
+/// What is behind the first eight bytes of an [`Ipv4`] header, twelve bytes: all that changes when a
+/// packet is routed and translated, but for the identification. Words where they are aligned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct Ipv4Half {
+    /// Time to live.
+    pub ttl: u8,
+    /// What follows.
+    pub protocol: u8,
+    /// Header checksum, in memory order.
+    pub checksum: u16,
+    /// Source address.
+    pub source: [u8; 4],
+    /// Destination address.
+    pub destination: [u8; 4],
+}
+
 /// IPv6 header, 40 bytes.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned,
