@@ -45,20 +45,46 @@ pub mod scope {
     pub const STACK: u8 = 1;
 }
 
+/// A key is made of words: tables hash it by words, and a processor that loads a word has to wait
+/// for the stores of its parts.
 impl FlowKey {
     /// The tuple that answers come with, without translation.
     #[inline(always)]
     #[must_use]
-    pub const fn reversed(&self) -> Self {
-        Self {
-            source: self.destination,
-            destination: self.source,
-            source_port: self.destination_port,
-            destination_port: self.source_port,
-            protocol: self.protocol,
-            scope: self.scope,
-            reserved: [0; 2],
-        }
+    pub fn reversed(&self) -> Self {
+        let [a, b, c, d, e, f, g, h, ports, rest]: [u32; 10] = zerocopy::transmute!(*self);
+        zerocopy::transmute!([e, f, g, h, a, b, c, d, ports.rotate_left(16), rest])
+    }
+
+    /// Enters both ports.
+    #[inline(always)]
+    pub fn set_ports(&mut self, source: U16, destination: U16) {
+        let [.., ports, _] = self.words_mut();
+        *ports = zerocopy::transmute!([source, destination]);
+    }
+
+    /// Enters the source port.
+    #[inline(always)]
+    pub fn set_source_port(&mut self, port: U16) {
+        self.set_ports(port, self.destination_port);
+    }
+
+    /// Enters the destination port.
+    #[inline(always)]
+    pub fn set_destination_port(&mut self, port: U16) {
+        self.set_ports(self.source_port, port);
+    }
+
+    /// Enters the protocol, and where the tuple was seen: one of [`scope`].
+    #[inline(always)]
+    pub fn set_protocol(&mut self, protocol: u8, scope: u8) {
+        let [.., rest] = self.words_mut();
+        *rest = u32::from_ne_bytes([protocol, scope, 0, 0]);
+    }
+
+    #[inline(always)]
+    fn words_mut(&mut self) -> &mut [u32; 10] {
+        zerocopy::transmute_mut!(self)
     }
 }
 
@@ -329,17 +355,17 @@ impl Flow {
     #[inline(always)]
     #[must_use]
     pub fn partner_key(&self, key: &FlowKey) -> FlowKey {
-        let mut translated = *key;
+        let mut partner = key.reversed();
         if self.has(flags::SNAT) {
-            translated.source = self.nat_address;
-            translated.source_port = self.nat_port;
+            partner.destination = self.nat_address;
+            partner.set_destination_port(self.nat_port);
         } else if self.has(flags::DNAT) {
-            translated.destination = self.nat_address;
-            translated.destination_port = self.nat_port;
+            partner.source = self.nat_address;
+            partner.set_source_port(self.nat_port);
         }
-        let mut partner = translated.reversed();
         let of_stack = self.has(flags::STACK_SCOPE) && self.has(flags::REPLY);
-        partner.scope = if of_stack { scope::STACK } else { scope::PATH };
+        let scope = if of_stack { scope::STACK } else { scope::PATH };
+        partner.set_protocol(key.protocol, scope);
         partner
     }
 }

@@ -144,9 +144,8 @@ const fn protocol(hdr: &Headers) -> u8 {
 /// Gives a fragment what the first one said.
 #[inline(always)]
 fn take_tuple(hdr: &mut Headers, first: &Fragment) {
-    hdr.key.source_port = first.source_port;
-    hdr.key.destination_port = first.destination_port;
-    hdr.key.protocol = first.protocol;
+    hdr.key.set_ports(first.source_port, first.destination_port);
+    hdr.key.set_protocol(first.protocol, hdr.key.scope);
 }
 
 /// Remembers a first fragment, where its sender may have one more.

@@ -238,7 +238,7 @@ fn prepare(work: &mut Work) -> Result<(), DropReason> {
     reply.nat_port = key.source_port;
     reply.address_delta = checksum::address_delta(&route.masquerade, &key.source);
     *reply_key = key.reversed();
-    reply_key.scope = scope::PATH;
+    reply_key.set_protocol(key.protocol, scope::PATH);
     reply_key.destination = route.masquerade;
     Ok(())
 }

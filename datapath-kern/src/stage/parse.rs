@@ -68,7 +68,7 @@ fn ipv4<P: Packet>(pkt: &P, hdr: &mut Headers) -> Result<(), DropReason> {
         return Err(DropReason::InvalidPacket);
     }
     hdr.part = part(ip.fragment_offset(), ip.more_fragments());
-    hdr.key.protocol = ip.protocol;
+    hdr.key.set_protocol(ip.protocol, scope::PATH);
     hdr.ip_len = total_len;
     hdr.l4 = hdr.l3 + ip.header_len();
     hdr.family = Family::V4;
@@ -186,7 +186,7 @@ fn ipv6<P: Packet>(pkt: &P, hdr: &mut Headers) -> Result<(), DropReason> {
     if hdr.key.source.is_v4() || hdr.key.destination.is_v4() {
         return Err(DropReason::Martian);
     }
-    hdr.key.protocol = next;
+    hdr.key.set_protocol(next, scope::PATH);
     hdr.ip_len = ip.payload_len.get().saturating_add(40);
     hdr.l4 = l4;
     hdr.family = Family::V6;
@@ -217,10 +217,7 @@ fn transport<P: Packet>(pkt: &P, hdr: &mut Headers, length: u16) -> Result<(), D
     if hdr.l4 > MAX_L4_OFFSET {
         return Err(DropReason::InvalidPacket);
     }
-    hdr.key.source_port = U16::ZERO;
-    hdr.key.destination_port = U16::ZERO;
-    hdr.key.scope = scope::PATH;
-    hdr.key.reserved = [0; 2];
+    hdr.key.set_ports(U16::ZERO, U16::ZERO);
     hdr.tcp_flags = 0;
     hdr.l4_len = 0;
     hdr.kind = Kind::Flow;
@@ -234,8 +231,7 @@ fn transport<P: Packet>(pkt: &P, hdr: &mut Headers, length: u16) -> Result<(), D
             if length < 20 || tcp.data_offset >> 4 < 5 {
                 return Err(DropReason::InvalidPacket);
             }
-            hdr.key.source_port = tcp.ports.source;
-            hdr.key.destination_port = tcp.ports.destination;
+            hdr.key.set_ports(tcp.ports.source, tcp.ports.destination);
             hdr.tcp_flags = tcp.flags;
             hdr.l4_len = (tcp.data_offset >> 4) * 4;
         }
@@ -244,8 +240,7 @@ fn transport<P: Packet>(pkt: &P, hdr: &mut Headers, length: u16) -> Result<(), D
             if length < 8 || udp.length.get() < 8 {
                 return Err(DropReason::InvalidPacket);
             }
-            hdr.key.source_port = udp.ports.source;
-            hdr.key.destination_port = udp.ports.destination;
+            hdr.key.set_ports(udp.ports.source, udp.ports.destination);
             hdr.l4_len = 8;
         }
         (protocol::SCTP | protocol::DCCP | protocol::UDP_LITE, _) => {
@@ -253,8 +248,7 @@ fn transport<P: Packet>(pkt: &P, hdr: &mut Headers, length: u16) -> Result<(), D
             if length < least(hdr.key.protocol) {
                 return Err(DropReason::InvalidPacket);
             }
-            hdr.key.source_port = ports.source;
-            hdr.key.destination_port = ports.destination;
+            hdr.key.set_ports(ports.source, ports.destination);
         }
         (protocol::ICMP, Family::V4) | (protocol::ICMPV6, Family::V6) => {
             let message: Icmp = pkt.read(hdr.l4)?;
@@ -289,11 +283,11 @@ const fn least(protocol: u8) -> u16 {
 pub(super) fn icmp(key: &mut FlowKey, family: Family, message: &Icmp) -> Kind {
     match (family, message.kind) {
         (Family::V4, icmp::ECHO_REQUEST) | (Family::V6, icmpv6::ECHO_REQUEST) => {
-            key.source_port = message.id;
+            key.set_ports(message.id, U16::ZERO);
             Kind::Flow
         }
         (Family::V4, icmp::ECHO_REPLY) | (Family::V6, icmpv6::ECHO_REPLY) => {
-            key.destination_port = message.id;
+            key.set_ports(U16::ZERO, message.id);
             Kind::Flow
         }
         (Family::V4, icmp::UNREACHABLE | icmp::TIME_EXCEEDED | icmp::PARAMETER_PROBLEM)

@@ -21,7 +21,7 @@
 use zerocopy::network_endian::U16;
 
 use crate::abi::config::Settings;
-use crate::abi::flow::{End, FlowKey};
+use crate::abi::flow::End;
 use crate::abi::search::{PORTS_PER_WORD, PortSearch};
 use crate::env::{Env, Table};
 use crate::stage::{flow, nat, refusal};
@@ -147,7 +147,7 @@ fn is_excluded<E: Env>(env: &E, work: &Work, port: u16) -> bool {
 #[inline(always)]
 pub fn set(work: &mut Work, port: u16) {
     work.reply.port_delta = checksum::port_delta(port, work.hdr.key.source_port.get());
-    work.reply_key.destination_port = U16::new(port);
+    work.reply_key.set_destination_port(U16::new(port));
 }
 
 /// Finds a free port and takes it: enters [`Work::reply`] under [`Work::reply_key`] with it.
@@ -187,10 +187,8 @@ pub fn search<E: Env>(env: &E, work: &mut Work) -> Result<(), DropReason> {
 /// Key of what is remembered for the remote of the flow, into [`Work::held_key`].
 #[inline(always)]
 fn name(work: &mut Work) {
-    work.held_key = FlowKey {
-        destination_port: U16::ZERO,
-        ..work.reply_key
-    };
+    work.held_key = work.reply_key;
+    work.held_key.set_destination_port(U16::ZERO);
 }
 
 /// Begins [`Work::search`]: where, and how many ports it tries.

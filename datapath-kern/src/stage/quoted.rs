@@ -7,7 +7,7 @@
 use zerocopy::network_endian::U16;
 
 use crate::abi::addr::Addr;
-use crate::abi::flow::{FlowKey, flags};
+use crate::abi::flow::{FlowKey, flags, scope};
 use crate::env::Env;
 use crate::packet::{ChecksumChange, Family, MAX_L4_OFFSET, Packet};
 use crate::stage::{flow, parse};
@@ -54,7 +54,7 @@ pub fn flow_of<E: Env, P: Packet>(env: &E, pkt: &P, work: &mut Work) -> Result<(
         ..
     } = work;
     *key = quoted.key.reversed();
-    key.scope = hdr.key.scope;
+    key.set_protocol(quoted.key.protocol, hdr.key.scope);
     let found = flow::peek(env, key, |entry| *flow = *entry).is_some();
     if !found
         || flow.expires_s <= arrival.now_s
@@ -95,7 +95,7 @@ pub fn read<P: Packet>(pkt: &P, work: &mut Work) -> Result<(), DropReason> {
             quoted.l4 = at + ip.header_len();
             quoted.key.source = Addr::from_v4_bytes(ip.source);
             quoted.key.destination = Addr::from_v4_bytes(ip.destination);
-            quoted.key.protocol = ip.protocol;
+            quoted.key.set_protocol(ip.protocol, scope::PATH);
         }
         Family::V6 => {
             let ip: Ipv6 = pkt.read(at).map_err(unrelated)?;
@@ -106,7 +106,7 @@ pub fn read<P: Packet>(pkt: &P, work: &mut Work) -> Result<(), DropReason> {
             quoted.l4 = at + 40;
             quoted.key.source = Addr::from_words(zerocopy::transmute!(ip.source));
             quoted.key.destination = Addr::from_words(zerocopy::transmute!(ip.destination));
-            quoted.key.protocol = ip.next_header;
+            quoted.key.set_protocol(ip.next_header, scope::PATH);
         }
     }
     if quoted.l4 > MAX_L4_OFFSET {
@@ -115,8 +115,7 @@ pub fn read<P: Packet>(pkt: &P, work: &mut Work) -> Result<(), DropReason> {
     match quoted.key.protocol {
         protocol if has_ports(protocol) => {
             let ports: Ports = pkt.read(quoted.l4).map_err(unrelated)?;
-            quoted.key.source_port = ports.source;
-            quoted.key.destination_port = ports.destination;
+            quoted.key.set_ports(ports.source, ports.destination);
         }
         protocol::ICMP | protocol::ICMPV6 => {
             let message: Icmp = pkt.read(quoted.l4).map_err(unrelated)?;
