@@ -28,6 +28,10 @@ use datapath_conformance::{
     probe::{self, RawPort, TcpSession, UdpSession},
     topology::plan::UPLINK,
 };
+use datapath_kern::{
+    abi::addr::Addr,
+    wire::{checksum, ip::protocol::UDP},
+};
 use datapath_user::Datapath;
 use etherparse::{Icmpv4Type, Icmpv6Type, SlicedPacket, TransportSlice};
 use running::{Lab, To};
@@ -69,6 +73,7 @@ fn every_combination(tunnel: Family) {
                     plain_flows(&lab, to, family, offloads)?;
                 }
                 changed_ports(&lab, family, offloads)?;
+                right_by_chance(&lab, family)?;
                 changed_identifiers(&lab, family)
             });
         }
@@ -178,6 +183,57 @@ fn one_kept_its_port(seen: [SocketAddr; 2], port: u16) {
     assert_eq!(first.ip(), second.ip());
     assert_eq!(first.port(), port);
     assert_ne!(second.port(), port);
+}
+
+/// Two pods with one source port send what has a complete checksum that happens to be what stands
+/// there where it is left to the interface. It follows the address, and of one the port, too.
+fn right_by_chance(lab: &Lab, family: Family) -> Result<()> {
+    const PORT: u16 = 41_000;
+    const LENGTH: u16 = 8 + 2;
+
+    let outside = at(To::Outside.address(family), 9);
+    let mut ear = FrameSocket::open(lab.fabric.outside(), None)?;
+    let mut sources = Vec::new();
+    for (number, pod) in [(1, lab.pod(1, 1)), (2, lab.pod(1, 2))] {
+        let mut port = RawPort::open(pod, UPLINK)?;
+        let from = Place {
+            mac: port.mac(),
+            address: at(pod_address(1, number, family), PORT),
+        };
+        let to = Place {
+            mac: gateway_mac(pod),
+            address: outside,
+        };
+        let addresses = [from, to].map(|place| Addr::from(place.address.ip()));
+        let [source, destination] = &addresses;
+        let pseudo = checksum::fold(checksum::pseudo(source, destination, LENGTH, UDP));
+        let field = |frame: &[u8]| {
+            let at = frame.len() - usize::from(LENGTH) + 6;
+            u16::from_ne_bytes([frame[at], frame[at + 1]])
+        };
+        let without = field(&forge::udp(from, to, &[0; 2])?);
+        let payload = checksum::fold(u32::from(without) + u32::from(!pseudo));
+        let frame = forge::udp(from, to, &payload.to_ne_bytes())?;
+        assert_eq!(field(&frame), pseudo);
+        port.send(&frame)?;
+        let deadline = Instant::now() + Duration::from_secs(5);
+        let frame = loop {
+            let frame = ear.next(deadline).unwrap().expect("it did not arrive");
+            if frame.direction == Direction::In && frame.bytes.ends_with(&payload.to_ne_bytes()) {
+                break frame;
+            }
+        };
+        assert_eq!(frame.checksum, Checksum::Complete);
+        verify(&frame);
+        let udp = SlicedPacket::from_ethernet(&frame.bytes).unwrap().transport;
+        let Some(TransportSlice::Udp(udp)) = udp else {
+            panic!("{frame:?}");
+        };
+        sources.push(udp.source_port());
+    }
+    assert_eq!(sources[0], PORT);
+    assert_ne!(sources[1], PORT);
+    Ok(())
 }
 
 /// Two pods ping one host under one identifier: one of them gets another.

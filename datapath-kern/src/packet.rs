@@ -5,6 +5,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 use crate::abi::flow::FlowKey;
 use crate::abi::mac::MacWords;
 use crate::verdict::DropReason;
+use crate::wire::checksum;
+use crate::wire::ip::protocol;
 use crate::wire::underlay::{UnderlayV4, UnderlayV6};
 
 /// Length of an Ethernet header, bytes.
@@ -170,6 +172,8 @@ pub struct ChecksumChange {
     pub addresses: u16,
     /// Difference of the rest.
     pub rest: u16,
+    /// What the field holds if it is left to hardware, where that is known.
+    pub seed: Option<u16>,
     /// Zero in the field means that there is no checksum, and is never the outcome of one (UDP,
     /// RFC 768; over IPv6 tunnels only may go without, RFC 6935).
     pub optional: bool,
@@ -239,6 +243,27 @@ pub struct Headers {
     pub kind: Kind,
     /// Whether it answers by its very nature, and so begins no flow: an echo reply.
     pub answers: bool,
+}
+
+impl Headers {
+    /// What stands in the place of the checksum of TCP or UDP where that is left to hardware: the sum
+    /// of the pseudo header, which makes what hardware adds up a valid checksum.
+    #[inline(always)]
+    #[must_use]
+    pub fn checksum_seed(&self) -> Option<u16> {
+        let FlowKey {
+            source,
+            destination,
+            protocol,
+            ..
+        } = &self.key;
+        if *protocol != protocol::TCP && *protocol != protocol::UDP {
+            return None;
+        }
+        let length = self.ip_len.wrapping_sub(self.l4.wrapping_sub(self.l3));
+        let sum = checksum::pseudo(source, destination, length, *protocol);
+        Some(checksum::fold(sum))
+    }
 }
 
 /// Which part of a packet a frame holds.

@@ -8,7 +8,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::packet::{ChecksumChange, ETHERNET_LEN, Family, MAX_OFFSET, Packet, Wrapped};
 use crate::verdict::DropReason;
-use crate::wire::checksum::{adjust, fold, is_nothing, mangled};
+use crate::wire::checksum::{changed, fold, is_nothing, mangled};
 use crate::wire::ethernet;
 use crate::wire::ip::Ipv4;
 use crate::wire::underlay::{OVERHEAD_V4, OVERHEAD_V6, UnderlayV4, UnderlayV6};
@@ -157,20 +157,20 @@ impl Packet for Buffer {
         if change.optional && old == 0 {
             return Ok(());
         }
-        let mut new = old;
-        if !is_nothing(change.addresses) {
-            new = if self.partial {
-                fold(u32::from(new) + u32::from(change.addresses))
-            } else {
-                adjust(new, change.addresses)
-            };
-        }
-        if !is_nothing(change.rest) && !self.partial {
-            new = adjust(new, change.rest);
-        }
-        if change.optional {
-            new = mangled(new);
-        }
+        let ChecksumChange {
+            addresses,
+            rest,
+            optional,
+            ..
+        } = change;
+        let new = if !self.partial {
+            changed(old, addresses, rest, optional)
+        } else if is_nothing(addresses) {
+            old
+        } else {
+            fold(u32::from(old) + u32::from(addresses))
+        };
+        let new = if optional { mangled(new) } else { new };
         self.write(offset, &new)
             .map_err(|_| DropReason::RewriteFailed)
     }
@@ -251,6 +251,7 @@ mod tests {
     const NOTHING: ChecksumChange = ChecksumChange {
         addresses: 0,
         rest: 0,
+        seed: None,
         optional: false,
         v6: false,
     };

@@ -10,8 +10,8 @@ use aya_ebpf::bindings::{
     tcx_action_base::{TCX_DROP, TCX_NEXT},
 };
 use aya_ebpf::helpers::generated::{
-    bpf_clone_redirect, bpf_csum_diff, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh,
-    bpf_redirect_peer, bpf_set_hash, bpf_skb_adjust_room, bpf_skb_change_head,
+    bpf_clone_redirect, bpf_csum_diff, bpf_csum_update, bpf_l4_csum_replace, bpf_redirect,
+    bpf_redirect_neigh, bpf_redirect_peer, bpf_set_hash, bpf_skb_adjust_room, bpf_skb_change_head,
     bpf_skb_change_proto, bpf_skb_change_tail, bpf_skb_change_type, bpf_skb_load_bytes,
     bpf_skb_pull_data, bpf_skb_store_bytes,
 };
@@ -159,6 +159,15 @@ impl Skb {
         let mode = bpf_adj_room_mode::BPF_ADJ_ROOM_MAC;
         // SAFETY: a helper on the program's own context.
         unsafe { bpf_skb_adjust_room(self.ctx, bytes, mode, 0) }
+    }
+
+    /// Tells the kernel that an IPv4 packet's transport checksum follows a difference of the addresses:
+    /// where hardware has summed up the packet, the sum is another one now. What the IPv4 header itself
+    /// adds to that is nothing, and an IPv6 header adds what the checksum takes away.
+    #[inline(always)]
+    fn forget_sum(&mut self, addresses: u16) {
+        // SAFETY: a helper on the program's own context. It says whether there was such a sum.
+        unsafe { bpf_csum_update(self.ctx, !u32::from(addresses)) };
     }
 
     /// Has the kernel add `difference` to what the transport checksum at `offset` covers.
@@ -331,38 +340,45 @@ impl Packet for Skb {
         let ChecksumChange {
             addresses,
             rest,
+            seed,
             optional,
             v6,
         } = change;
+        let before = self.read::<u16>(offset);
+        if let (Ok(before), Some(seed)) = (before, seed) {
+            if optional && before == 0 {
+                return Ok(());
+            }
+            // Of segments it is the sum for what they will be cut from, whose length may be told
+            // elsewhere.
+            if !checksum::are_same(before, seed) && self.segment_bytes() == 0 {
+                let new = checksum::changed(before, addresses, rest, optional);
+                self.write(offset, &new)?;
+                if !v6 && !checksum::is_nothing(addresses) {
+                    self.forget_sum(addresses);
+                }
+                return Ok(());
+            }
+        }
         let mangled = if optional {
             u64::from(BPF_F_MARK_MANGLED_0)
         } else {
             0
         };
-        let before = self.read::<u16>(offset);
         if !checksum::is_nothing(addresses) {
             let mut flags = u64::from(BPF_F_PSEUDO_HDR) | mangled;
             if v6 {
                 flags |= u64::from(Kernel::new(self.ctx).checksum_v6_flags());
             }
             self.replace_checksum(offset, addresses, flags)?;
-            // A call of the helper costs more than to see what it did.
-            if let (Ok(before), Ok(after)) = (before, self.read::<u16>(offset)) {
-                let none = optional && before == 0;
-                if none || checksum::is_nothing(rest) || checksum::is_seed(before, after, addresses)
-                {
-                    return Ok(());
-                }
-                let new = checksum::adjust(after, rest);
-                let new = if optional {
-                    checksum::mangled(new)
-                } else {
-                    new
-                };
-                return self.write(offset, &new);
-            }
         }
         if checksum::is_nothing(rest) {
+            return Ok(());
+        }
+        if let (Ok(before), Ok(after)) = (before, self.read::<u16>(offset))
+            && !checksum::is_nothing(addresses)
+            && checksum::is_seed(before, after, addresses)
+        {
             return Ok(());
         }
         self.replace_checksum(offset, rest, mangled)

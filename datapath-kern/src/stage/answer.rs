@@ -259,15 +259,9 @@ fn write<P: Packet>(pkt: &mut P, work: &mut Work, said: Complaint) -> Result<(),
 /// stays on machines that pass such packets to each other, nobody looks at checksums.
 #[inline(always)]
 fn seed<P: Packet>(pkt: &P, hdr: &Headers) -> Option<u16> {
-    let protocol = hdr.key.protocol;
-    if protocol != protocol::TCP && protocol != protocol::UDP {
-        return None;
-    }
-    let field: [u8; 2] = pkt.read(hdr.l4 + checksum_offset(protocol)?).ok()?;
-    let length = hdr.ip_len - (hdr.l4 - hdr.l3);
-    let (source, destination) = (&hdr.key.source, &hdr.key.destination);
-    let seed = checksum::fold(checksum::pseudo(source, destination, length, protocol));
-    (seed == u16::from_ne_bytes(field)).then_some(seed)
+    let seed = hdr.checksum_seed()?;
+    let field: u16 = pkt.read(hdr.l4 + checksum_offset(hdr.key.protocol)?).ok()?;
+    (seed == field).then_some(seed)
 }
 
 /// Sends the answer where the packet came from.

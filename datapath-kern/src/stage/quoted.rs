@@ -175,6 +175,7 @@ pub fn translate<P: Packet>(pkt: &mut P, work: &Work) -> Result<(), DropReason> 
     let change = ChecksumChange {
         addresses: 0,
         rest: checksum::fold(change),
+        seed: None,
         optional: false,
         v6,
     };

@@ -98,6 +98,9 @@ fn ipv6<P: Packet>(pkt: &mut P, work: &Work, ttl: u8, translated: bool) -> Resul
 ///
 /// The addresses count by themselves: with the checksum left to hardware the field holds the sum of
 /// the pseudo header, which the port is no part of. ICMP has no pseudo header.
+///
+/// What the field would hold then is only known without options and extension headers, which may
+/// name another destination.
 #[inline(always)]
 fn transport<P: Packet>(pkt: &mut P, hdr: &Headers, flow: &Flow) -> Result<(), DropReason> {
     let Some(offset) = checksum_offset(hdr.key.protocol) else {
@@ -106,6 +109,7 @@ fn transport<P: Packet>(pkt: &mut P, hdr: &Headers, flow: &Flow) -> Result<(), D
     let mut change = ChecksumChange {
         addresses: 0,
         rest: 0,
+        seed: None,
         optional: checksum_is_optional(hdr.key.protocol),
         v6: hdr.family == Family::V6,
     };
@@ -117,6 +121,13 @@ fn transport<P: Packet>(pkt: &mut P, hdr: &Headers, flow: &Flow) -> Result<(), D
         let destination = flow.has(flags::DNAT);
         pkt.write(hdr.l4 + port_offset(hdr.key.protocol, destination), &port)?;
         change.rest = flow.port_delta;
+    }
+    let plain = match hdr.family {
+        Family::V4 => 20,
+        Family::V6 => 40,
+    };
+    if hdr.part == Part::Whole && hdr.l4 == hdr.l3 + plain {
+        change.seed = hdr.checksum_seed();
     }
     pkt.fix_checksum(hdr.l4 + offset, change)
 }

@@ -61,6 +61,21 @@ pub const fn adjust(checksum: u16, delta: u16) -> u16 {
     !fold(!checksum as u32 + delta as u32)
 }
 
+/// A checksum field after two differences of what it covers, of which either may be nothing;
+/// `optional`: zero stands for none.
+#[inline(always)]
+#[must_use]
+pub const fn changed(checksum: u16, addresses: u16, rest: u16, optional: bool) -> u16 {
+    let mut new = checksum;
+    if !is_nothing(addresses) {
+        new = adjust(new, addresses);
+    }
+    if !is_nothing(rest) {
+        new = adjust(new, rest);
+    }
+    if optional { mangled(new) } else { new }
+}
+
 /// A checksum as it is written where zero stands for none (RFC 768).
 #[inline(always)]
 #[must_use]
@@ -83,8 +98,14 @@ pub const fn is_nothing(delta: u16) -> bool {
 #[inline(always)]
 #[must_use]
 pub const fn is_seed(before: u16, after: u16, delta: u16) -> bool {
-    let added = fold(before as u32 + delta as u32);
-    after == added || is_nothing(after) && is_nothing(added)
+    are_same(after, fold(before as u32 + delta as u32))
+}
+
+/// Whether two sums are the same.
+#[inline(always)]
+#[must_use]
+pub const fn are_same(left: u16, right: u16) -> bool {
+    left == right || is_nothing(left) && is_nothing(right)
 }
 
 /// Checksum over `words` (in memory order) and a sum to begin with.
