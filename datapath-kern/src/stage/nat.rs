@@ -14,7 +14,7 @@
 //! The node goes before its pods where a flow of its own cannot have another port: the pod's flow
 //! that holds the tuple ends.
 
-use crate::abi::flow::{flags, scope};
+use crate::abi::flow::{Flow, FlowKey, flags, scope};
 use crate::abi::tally::Tally;
 use crate::env::{Env, InsertError, Table};
 use crate::stage::flow::{self, Held};
@@ -68,10 +68,17 @@ pub fn masquerade<E: Env>(env: &E, work: &mut Work) -> Result<(), DropReason> {
 #[inline(always)]
 fn keep<E: Env>(env: &E, work: &mut Work) -> Result<bool, DropReason> {
     let now_s = work.arrival.now_s;
-    match flow::peek(env, &work.reply_key, |held| held.expires_s > now_s) {
-        Some(true) => Ok(false),
+    let lives = |held: &mut Flow| held.expires_s > now_s;
+    let mut held = env.pending().update(&work.reply_key, lives);
+    if held.is_none() {
+        if enter(env, &work.reply_key, &work.reply)? {
+            return Ok(true);
+        }
+        held = env.flows().update(&work.reply_key, lives);
+    }
+    match held {
         Some(false) => reserve(env, work),
-        None => enter(env, work),
+        _ => Ok(false),
     }
 }
 
@@ -164,10 +171,15 @@ fn evict<E: Env>(env: &E, work: &mut Work) {
 pub fn reserve<E: Env>(env: &E, work: &mut Work) -> Result<bool, DropReason> {
     let Work {
         reply_key: key,
+        reply,
         held_key,
         arrival,
         ..
     } = work;
+    // Mostly nobody has it. That it is not established is seen to when it has been entered.
+    if env.pending().update(key, |_| ()).is_none() && enter(env, key, reply)? {
+        return Ok(true);
+    }
     let held = flow::peek(env, key, |held| {
         *held_key = held.partner_key(key);
         (held.pair, flow::held(env, key, held, arrival.now_s))
@@ -182,21 +194,17 @@ pub fn reserve<E: Env>(env: &E, work: &mut Work) -> Result<bool, DropReason> {
         }
         flow::remove_both(env, key, held_key, pair);
     }
-    enter(env, work)
+    enter(env, key, reply)
 }
 
-/// As [`reserve`], but a flow whose time is up and that was not swept yet counts as live.
+/// Enters a reply under its key. Whether it did: a flow whose time is up and that was not swept yet
+/// counts as live.
 ///
 /// # Errors
 ///
 /// As [`reserve`].
 #[inline(always)]
-pub(super) fn enter<E: Env>(env: &E, work: &Work) -> Result<bool, DropReason> {
-    let Work {
-        reply_key: key,
-        reply,
-        ..
-    } = work;
+pub(super) fn enter<E: Env>(env: &E, key: &FlowKey, reply: &Flow) -> Result<bool, DropReason> {
     match env.pending().insert(key, reply) {
         Ok(()) => {}
         Err(InsertError::Exists) => return Ok(false),

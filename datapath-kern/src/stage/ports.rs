@@ -313,7 +313,7 @@ fn take<E: Env>(env: &E, work: &mut Work, port: u32) -> Result<bool, DropReason>
             Ok(false)
         }
         None if is_excluded(env, work, port) => Ok(false),
-        None => Ok(nat::enter(env, work)? && !nat::gives_way(env, work)),
+        None => Ok(nat::enter(env, &work.reply_key, &work.reply)? && !nat::gives_way(env, work)),
     }
 }
 
