@@ -1,5 +1,6 @@
 //! The kernel's side: entry points of the six hooks, licence, panic handler.
 
+mod act;
 mod apart;
 mod arguments;
 mod env;
@@ -38,7 +39,7 @@ macro_rules! hooks {
             let env = Kernel::new(skb);
             let verdict = pipeline::$hook(&env, &mut pkt, work);
             let received = env.netkit_pods() == 0 || work.hook != Hook::FromPod;
-            skb::act(&mut pkt, verdict, &work.hop.gateway, received)
+            act::act(&mut pkt, verdict, &work.hop.gateway, received)
         })*
     };
 }

@@ -1,27 +1,23 @@
-//! [`Packet`] over an skb, and verdicts as return codes.
+//! [`Packet`] over an skb.
 
 use core::mem::MaybeUninit;
 
 use aya_ebpf::bindings::{
     __sk_buff, BPF_F_ADJ_ROOM_DECAP_L3_IPV4, BPF_F_ADJ_ROOM_DECAP_L3_IPV6,
     BPF_F_ADJ_ROOM_ENCAP_L2_ETH, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6,
-    BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0,
-    BPF_F_PSEUDO_HDR, bpf_adj_room_mode, bpf_redir_neigh,
-    tcx_action_base::{TCX_DROP, TCX_NEXT},
+    BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR,
+    bpf_adj_room_mode,
 };
 use aya_ebpf::helpers::generated::{
-    bpf_clone_redirect, bpf_csum_diff, bpf_csum_update, bpf_l4_csum_replace, bpf_redirect,
-    bpf_redirect_neigh, bpf_redirect_peer, bpf_set_hash, bpf_skb_adjust_room, bpf_skb_change_head,
-    bpf_skb_change_proto, bpf_skb_change_tail, bpf_skb_change_type, bpf_skb_load_bytes,
-    bpf_skb_pull_data, bpf_skb_store_bytes,
+    bpf_clone_redirect, bpf_csum_diff, bpf_csum_update, bpf_l4_csum_replace, bpf_set_hash,
+    bpf_skb_adjust_room, bpf_skb_change_head, bpf_skb_change_proto, bpf_skb_change_tail,
+    bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes,
 };
-use datapath_kern::abi::addr::Addr;
 use datapath_kern::abi::config::Settings;
-use datapath_kern::abi::mark;
 use datapath_kern::packet::{
     ChecksumChange, ETHERNET_LEN, Family, MAX_L4_OFFSET, MAX_OFFSET, MAX_SUM_LEN, Packet, Wrapped,
 };
-use datapath_kern::verdict::{Action, DropReason, Verdict};
+use datapath_kern::verdict::DropReason;
 use datapath_kern::wire::underlay::{OVERHEAD_V4, OVERHEAD_V6, UnderlayV4, UnderlayV6};
 use datapath_kern::wire::{checksum, ethernet};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -31,9 +27,6 @@ use super::env::Kernel;
 
 /// Bytes that are made linear before a frame is parsed: all headers of all but the strangest.
 const LINEAR: u32 = 192;
-
-/// Packet type of a frame addressed to this node (`include/uapi/linux/if_packet.h`).
-const PACKET_HOST: u32 = 0;
 
 /// Most that `bpf_skb_adjust_room` removes at once, bytes; a multiple of eight.
 const MAX_SHRINK: u32 = 0xff8;
@@ -66,7 +59,7 @@ static LENGTH_MASK: u32 = 0xffff;
 
 /// A frame in the kernel.
 pub(super) struct Skb {
-    ctx: *mut __sk_buff,
+    pub(super) ctx: *mut __sk_buff,
 }
 
 impl Skb {
@@ -566,71 +559,4 @@ unsafe fn copy_words<T>(from: *const u8, to: *mut u8) {
             *to.add(at) = *from.add(at);
         }
     }
-}
-
-/// Has the kernel do what was decided: the program's return code. `gateway` is the neighbour for
-/// verdicts that leave resolving it to the kernel; `received` says that the packet is on its way in,
-/// at tcx ingress.
-#[inline(always)]
-pub(super) fn act(pkt: &mut Skb, verdict: Verdict, gateway: &Addr, received: bool) -> i32 {
-    let Verdict { action, interface } = verdict;
-    match action {
-        Action::Pass => TCX_NEXT,
-        Action::Drop | Action::Consumed => TCX_DROP,
-        Action::IntoPod if received => into_pod(pkt, interface),
-        Action::IntoPod => send_to_pod(pkt, interface),
-        // SAFETY: a helper that takes numbers.
-        Action::Out => (unsafe { bpf_redirect(interface, 0) }) as i32,
-        Action::OutToNeighbour => to_neighbour(interface, gateway),
-        // SAFETY: a helper that takes numbers.
-        Action::ToHost => (unsafe { bpf_redirect(interface, u64::from(BPF_F_INGRESS)) }) as i32,
-    }
-}
-
-/// Into the namespace of the pod. The answer to a broadcast is not one itself.
-#[inline(always)]
-fn into_pod(pkt: &Skb, interface: u32) -> i32 {
-    // SAFETY: a field of the context, and helpers on it.
-    unsafe {
-        if (*pkt.ctx).pkt_type != PACKET_HOST {
-            bpf_skb_change_type(pkt.ctx, PACKET_HOST);
-        }
-        bpf_redirect_peer(interface, 0) as i32
-    }
-}
-
-/// To the pod by way of its interface's queue, where the packet is not received yet: there
-/// `bpf_redirect_peer` would drop it (`skb_do_redirect`, net/core/filter.c). `to_pod` goes by the
-/// mark, which the pair then clears.
-#[inline(always)]
-fn send_to_pod(pkt: &mut Skb, interface: u32) -> i32 {
-    pkt.set_mark(mark::with(pkt.mark(), mark::FORWARDED));
-    // SAFETY: a helper that takes numbers.
-    (unsafe { bpf_redirect(interface, 0) }) as i32
-}
-
-/// Out of an interface, by way of the kernel's neighbour table.
-#[inline(always)]
-fn to_neighbour(interface: u32, gateway: &Addr) -> i32 {
-    let Some(arguments) = arguments::mine() else {
-        return TCX_DROP;
-    };
-    let neighbour = &mut arguments.neighbour;
-    if gateway.is_v4() {
-        neighbour.nh_family = 2;
-        neighbour.__bindgen_anon_1.ipv4_nh = gateway.v4_word();
-    } else {
-        neighbour.nh_family = 10;
-        neighbour.__bindgen_anon_1.ipv6_nh = gateway.words();
-    }
-    // SAFETY: the struct has the layout and the size that the helper is told.
-    let code = unsafe {
-        bpf_redirect_neigh(
-            interface,
-            &raw mut *neighbour,
-            size_of::<bpf_redir_neigh>() as i32,
-            0,
-        )
-    };
-    code as i32
 }
