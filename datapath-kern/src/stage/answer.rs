@@ -261,7 +261,7 @@ fn write<P: Packet>(pkt: &mut P, work: &mut Work, said: Complaint) -> Result<(),
 fn seed<P: Packet>(pkt: &P, hdr: &Headers) -> Option<u16> {
     let seed = hdr.checksum_seed()?;
     let field: u16 = pkt.read(hdr.l4 + checksum_offset(hdr.key.protocol)?).ok()?;
-    (seed == field).then_some(seed)
+    checksum::are_same(seed, field).then_some(seed)
 }
 
 /// Sends the answer where the packet came from.
