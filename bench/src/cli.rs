@@ -19,7 +19,8 @@ usage: cargo bench -p datapath-bench --bench NAME -- [OPTIONS]
 
   --gate            exit with 1 where a figure misses its bound, with 3 where the machine was too
                     busy, or packets were lost, to say
-  --rounds N        rounds that have to count (20)
+  --labs N          labs that are built, one after the other: each lies in memory in its own way (1)
+  --rounds N        rounds that have to count, in each lab (20)
   --warm-up N       rounds before, which do not (2)
   --packets N       frames of one sample, where these are made up (400000)
   --flows N,...     flows that these are spread over: one number for family and cpus (255), several
@@ -118,6 +119,7 @@ impl Wanted {
                         other => return Err(invalid("output", other, "table or json")),
                     };
                 }
+                Arg::Long("labs") => options.labs = number(&mut parser, "labs")?,
                 Arg::Long("rounds") => options.rounds = number(&mut parser, "rounds")?,
                 Arg::Long("warm-up") => options.warm_up = number(&mut parser, "warm-up")?,
                 Arg::Long("packets") => options.packets = number(&mut parser, "packets")?,
@@ -222,11 +224,12 @@ mod tests {
     #[test]
     fn options_change_what_they_name() {
         let args = "--bench --gate --rounds 3 --flows=9,10 --family ipv6 --output json --packets 640 \
-                    --max-foreign 0.5";
+                    --max-foreign 0.5 --labs 2";
         let args: Vec<_> = args.split_whitespace().collect();
         let wanted = parse(&args).unwrap().unwrap();
         assert!(wanted.gate && wanted.json);
         let expected = Options {
+            labs: 2,
             rounds: 3,
             flows: vec![9, 10],
             packets: 640,
@@ -242,6 +245,7 @@ mod tests {
         for (args, named) in [
             (["--rounds", "many"], "many"),
             (["--rounds", "0"], "rounds"),
+            (["--labs", "0"], "labs"),
             (["--family", "ipx"], "ipx"),
             (["--speed", "9"], "--speed"),
             (["--output", "xml"], "xml"),

@@ -39,7 +39,8 @@
 //! which no bench changes. What does not fit into it is skipped, with the setting that would do.
 //!
 //! Nothing but ratios of two samples taken right after each other is judged: the median of at
-//! least 20, with its quartiles. A round in which anything that was sent did not arrive is void;
+//! least 20, with its quartiles. Where the kernel puts programs and tables in memory differs from lab
+//! to lab, and what a packet costs with it, by up to 3 %: with `--labs` they are of several. A round in which anything that was sent did not arrive is void;
 //! one in which somebody else used the CPUs does not count ([`round::Fate`]); where too few count,
 //! the report says that the run is not usable instead of a verdict. Flows are opened by real
 //! sockets, have had their replies, and are in the established table before and after each sample,

@@ -10,7 +10,10 @@ use crate::{
 /// How a bench is run. Each case uses what concerns it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
-    /// Rounds that have to count.
+    /// Labs that are built, one after the other. Where the kernel puts programs and tables differs from
+    /// lab to lab, and what a packet costs with it, by some percent.
+    pub labs: usize,
+    /// Rounds that have to count, in each lab.
     pub rounds: usize,
     /// Rounds before, which do not.
     pub warm_up: usize,
@@ -49,6 +52,7 @@ const MAX_RULES: u32 = 60_000;
 impl Default for Options {
     fn default() -> Self {
         Self {
+            labs: 1,
             rounds: 20,
             warm_up: 2,
             packets: 400_000,
@@ -90,6 +94,7 @@ impl Options {
     /// [`Error::Invalid`] for the first that cannot be used.
     pub fn check(&self) -> Result<()> {
         let numbers = [
+            ("labs", self.labs, 1..=1000),
             ("rounds", self.rounds, 1..=10_000),
             ("packets", self.packets as usize, 64..=100_000_000),
             ("mebibytes", self.mebibytes as usize, 1..=65_536),
@@ -101,9 +106,8 @@ impl Options {
         let rules = rules.map(|&rules| ("rules", rules as usize, 2..=MAX_RULES as usize));
         for (what, value, range) in numbers.into_iter().chain(flows).chain(rules) {
             if !range.contains(&value) {
-                let rule = "rounds: 1 to 10000; packets: 64 to 100000000; flows: 1 to 1048576; rules: 2 to \
-                            60000; \
-                            mebibytes: 1 to 65536; round-trips: 1 to 100000000";
+                let rule = "labs: 1 to 1000; rounds: 1 to 10000; packets: 64 to 100000000; flows: 1 to \
+                            1048576; rules: 2 to 60000; mebibytes: 1 to 65536; round-trips: 1 to 100000000";
                 let value = value.to_string();
                 return Err(Error::Invalid { what, value, rule });
             }

@@ -107,7 +107,7 @@ impl fmt::Display for Round {
 }
 
 /// All rounds of a contest that were tried, in order.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Rounds {
     all: Vec<Round>,
     wanted: usize,
@@ -153,6 +153,12 @@ impl Rounds {
             rounds.all.push(round);
         }
         Ok(rounds)
+    }
+
+    /// Adds those of the same contest in another lab.
+    pub fn add(&mut self, other: Self) {
+        self.all.extend(other.all);
+        self.wanted += other.wanted;
     }
 
     /// Every round, those that do not count too.
@@ -247,6 +253,19 @@ mod tests {
         let speeds: Vec<_> = few.figures().map(Round::speed).collect();
         assert_eq!(speeds, [2.0, 4.0]);
         assert!(!Rounds::new(Vec::new(), 0).usable());
+    }
+
+    #[test]
+    fn every_lab_has_its_rounds() {
+        let of_lab = |micros| Rounds::new(vec![round(sample(micros), 0.0)], 1);
+        let mut rounds = Rounds::default();
+        for micros in [100, 50] {
+            rounds.add(of_lab(micros));
+        }
+        assert!(rounds.usable());
+        assert_eq!(rounds.figures().count(), 2);
+        rounds.add(Rounds::new(Vec::new(), 1));
+        assert!(!rounds.usable(), "one of the labs was too busy");
     }
 
     /// Loses something in every so many-th round, the warm-up included.

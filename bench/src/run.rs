@@ -9,8 +9,9 @@ use crate::{
     round::{Round, Rounds},
 };
 
-/// Builds the lab of a case, measures everything in it, takes it down, and returns what it has
-/// found. `on_round` hears of every round, counted from 1, as soon as it is over.
+/// Builds the lab of a case, measures everything in it, takes it down, as often as is wanted, and
+/// returns what it has found. `on_round` hears of every round, counted from 1 through all labs, as soon
+/// as it is over.
 ///
 /// # Errors
 ///
@@ -32,25 +33,32 @@ pub fn run(
         }
         uplink.check()?;
     }
-    let mut machine = Machine::look()?;
-    let contests = case.prepare(options, &mut machine)?;
-    let mut report = Report::new(machine);
-    for mut contest in contests {
-        let entry = contest.ours();
-        let mut number = 0;
-        match contest.begin(&mut report.machine) {
-            Err(error @ Error::Unfit { .. }) => {
-                report.skip(case.name(), contest.as_ref(), error.to_string());
-                continue;
+    let mut report = Report::new(Machine::look()?);
+    let mut earlier: Vec<Rounds> = Vec::new();
+    for lab in 1..=options.labs {
+        let contests = case.prepare(options, &mut report.machine)?;
+        earlier.resize_with(contests.len(), Rounds::default);
+        for (mut contest, earlier) in contests.into_iter().zip(&mut earlier) {
+            let entry = contest.ours();
+            match contest.begin(&mut report.machine) {
+                Err(error @ Error::Unfit { .. }) => {
+                    if lab == 1 {
+                        report.skip(case.name(), contest.as_ref(), error.to_string());
+                    }
+                    continue;
+                }
+                outcome => outcome?,
             }
-            outcome => outcome?,
+            let mut number = earlier.all().len();
+            earlier.add(Rounds::measure(contest.as_mut(), options, |round| {
+                number += 1;
+                on_round(&entry, number, round);
+            })?);
+            if lab == options.labs {
+                let seen = [contest.inspect(Side::Ours)?, contest.inspect(Side::Theirs)?];
+                report.add(case.name(), case.unit(), contest.as_ref(), earlier, seen);
+            }
         }
-        let rounds = Rounds::measure(contest.as_mut(), options, |round| {
-            number += 1;
-            on_round(&entry, number, round);
-        })?;
-        let seen = [contest.inspect(Side::Ours)?, contest.inspect(Side::Theirs)?];
-        report.add(case.name(), case.unit(), contest.as_ref(), &rounds, seen);
     }
     Ok(report)
 }

@@ -96,7 +96,12 @@ pub(super) struct Run {
     #[arg(long, value_name = "N", value_delimiter = ',')]
     rules: Vec<u32>,
 
-    /// Rounds that have to count
+    /// Labs that are built, one after the other: each lies in memory in its own way, and is faster or
+    /// slower by some percent
+    #[arg(long, value_name = "N")]
+    labs: Option<usize>,
+
+    /// Rounds that have to count, in each lab
     #[arg(long, value_name = "N")]
     rounds: Option<usize>,
 
@@ -217,7 +222,7 @@ impl Run {
         let options = self.options().map_err(usage)?;
         options.check().map_err(usage)?;
         signals::cleanup_on_signal()?;
-        let progress = Progress::start(case.name(), options.rounds);
+        let progress = Progress::start(case.name(), options.labs * options.rounds);
         let report = run(case, &options, |entry, number, round| {
             progress.round(entry, number, round);
         });
@@ -236,6 +241,7 @@ impl Run {
         let uplink = self.uplink.as_deref().zip(self.uplink_mac.as_deref());
         let uplink = uplink.map(|(interface, mac)| Uplink::parse(interface, mac));
         Ok(Options {
+            labs: self.labs.unwrap_or(usual.labs),
             rounds: self.rounds.unwrap_or(usual.rounds),
             warm_up: self.warm_up.unwrap_or(usual.warm_up),
             packets: self.packets.unwrap_or(usual.packets),
@@ -322,12 +328,13 @@ mod tests {
     #[test]
     fn options_change_what_they_name() {
         let line = "x run masquerade --flows 255,16384 --against iptables-nft,plain --rounds 3 \
-                    --pattern new --family ipv6 --max-foreign 0.5 --gate --uplink ens2f0 --uplink-mac 02:00:00:00:00:01";
+                    --pattern new --family ipv6 --max-foreign 0.5 --labs 5 --gate --uplink ens2f0 --uplink-mac 02:00:00:00:00:01";
         let Bench::Run(run) = Line::parse_from(line.split_whitespace()).bench else {
             panic!("it is a run");
         };
         assert!(run.gate);
         let expected = Options {
+            labs: 5,
             rounds: 3,
             flows: vec![255, 16_384],
             against: vec!["iptables-nft".to_owned(), "plain".to_owned()],
