@@ -338,6 +338,8 @@ impl Packet for Skb {
             v6,
         } = change;
         let before = self.read::<u16>(offset);
+        // What hardware completes is right only where the field holds the seed: with anything else in
+        // it, this is a checksum.
         if let (Ok(before), Some(seed)) = (before, seed) {
             if optional && before == 0 {
                 return Ok(());
@@ -368,6 +370,7 @@ impl Packet for Skb {
         if checksum::is_nothing(rest) {
             return Ok(());
         }
+        // Or it was one all the same: that shows in what the kernel made of it.
         if let (Ok(before), Ok(after)) = (before, self.read::<u16>(offset))
             && !checksum::is_nothing(addresses)
             && checksum::is_seed(before, after, addresses)

@@ -1,6 +1,7 @@
 //! Changing a packet on its way: translation, and one hop less to live.
 //!
-//! Direct stores, but for the transport checksum: see [`Packet::fix_checksum`].
+//! Direct stores, but for a transport checksum that may be left to hardware: see
+//! [`Packet::fix_checksum`].
 
 use zerocopy::network_endian::U16;
 
