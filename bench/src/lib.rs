@@ -39,8 +39,9 @@
 //! which no bench changes. What does not fit into it is skipped, with the setting that would do.
 //!
 //! Nothing but ratios of two samples taken right after each other is judged: the median of at
-//! least 20, with its quartiles. Where the kernel puts programs and tables in memory differs from lab
-//! to lab, and what a packet costs with it, by up to 3 %: with `--labs` they are of several. A round in which anything that was sent did not arrive is void;
+//! least 20, with its quartiles. Where the kernel puts what it allocates differs from lab to lab, and
+//! what a packet costs with it, by some 5 %: with `--labs` they are of several. A round in which
+//! anything that was sent did not arrive is void;
 //! one in which somebody else used the CPUs does not count ([`round::Fate`]); where too few count,
 //! the report says that the run is not usable instead of a verdict. Flows are opened by real
 //! sockets, have had their replies, and are in the established table before and after each sample,

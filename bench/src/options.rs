@@ -10,7 +10,7 @@ use crate::{
 /// How a bench is run. Each case uses what concerns it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
-    /// Labs that are built, one after the other. Where the kernel puts programs and tables differs from
+    /// Labs that are built, one after the other. Where the kernel puts what it allocates differs from
     /// lab to lab, and what a packet costs with it, by some percent.
     pub labs: usize,
     /// Rounds that have to count, in each lab.

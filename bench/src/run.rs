@@ -34,31 +34,136 @@ pub fn run(
         uplink.check()?;
     }
     let mut report = Report::new(Machine::look()?);
-    let mut earlier: Vec<Rounds> = Vec::new();
+    // None: it could not be held in one of the labs.
+    let mut earlier: Vec<Option<Rounds>> = Vec::new();
     for lab in 1..=options.labs {
         let contests = case.prepare(options, &mut report.machine)?;
-        earlier.resize_with(contests.len(), Rounds::default);
+        earlier.resize_with(contests.len(), || Some(Rounds::default()));
         for (mut contest, earlier) in contests.into_iter().zip(&mut earlier) {
+            let Some(rounds) = earlier else {
+                continue;
+            };
             let entry = contest.ours();
             match contest.begin(&mut report.machine) {
                 Err(error @ Error::Unfit { .. }) => {
-                    if lab == 1 {
-                        report.skip(case.name(), contest.as_ref(), error.to_string());
-                    }
+                    report.skip(case.name(), contest.as_ref(), error.to_string());
+                    *earlier = None;
                     continue;
                 }
                 outcome => outcome?,
             }
-            let mut number = earlier.all().len();
-            earlier.add(Rounds::measure(contest.as_mut(), options, |round| {
+            let mut number = rounds.all().len();
+            rounds.add(Rounds::measure(contest.as_mut(), options, |round| {
                 number += 1;
                 on_round(&entry, number, round);
             })?);
             if lab == options.labs {
                 let seen = [contest.inspect(Side::Ours)?, contest.inspect(Side::Theirs)?];
-                report.add(case.name(), case.unit(), contest.as_ref(), earlier, seen);
+                report.add(case.name(), case.unit(), contest.as_ref(), rounds, seen);
             }
         }
     }
     Ok(report)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::Cell, time::Duration};
+
+    use super::*;
+    use crate::contest::{Contest, Gate, Sample};
+
+    /// Two contests, the second of which cannot be held in one of the labs.
+    struct Moody {
+        unfit_in: usize,
+        labs: Cell<usize>,
+    }
+
+    struct Held {
+        fit: bool,
+    }
+
+    impl Case for Moody {
+        fn name(&self) -> &'static str {
+            "moody"
+        }
+
+        fn about(&self) -> &'static str {
+            "what a run makes of several labs"
+        }
+
+        fn unit(&self) -> &'static str {
+            "packet"
+        }
+
+        fn prepare(&self, _: &Options, _: &mut Machine) -> Result<Vec<Box<dyn Contest>>> {
+            self.labs.set(self.labs.get() + 1);
+            let fit = self.labs.get() != self.unfit_in;
+            Ok(vec![Box::new(Held { fit: true }), Box::new(Held { fit })])
+        }
+    }
+
+    impl Contest for Held {
+        fn ours(&self) -> Entry {
+            Entry::new("datapath", [])
+        }
+
+        fn theirs(&self) -> Entry {
+            Entry::new("plain", [])
+        }
+
+        fn against(&self) -> &'static str {
+            "plain"
+        }
+
+        fn gate(&self) -> Option<Gate> {
+            None
+        }
+
+        fn begin(&mut self, _: &mut Machine) -> Result<()> {
+            if self.fit {
+                return Ok(());
+            }
+            Err(Error::Unfit {
+                what: "the table",
+                value: "small".to_owned(),
+                wanted: "larger".to_owned(),
+                remedy: "a larger one".to_owned(),
+            })
+        }
+
+        fn sample(&mut self, _: Side) -> Result<Sample> {
+            Ok(Sample {
+                units: 1,
+                elapsed: Duration::from_micros(1),
+                cpu: Duration::ZERO,
+                sent: 1,
+                delivered: 1,
+                flaw: None,
+                observed: Vec::new(),
+            })
+        }
+    }
+
+    #[test]
+    fn what_one_lab_could_not_hold_is_skipped_and_said_so() {
+        for unfit_in in 1..=3 {
+            let case = Moody {
+                unfit_in,
+                labs: Cell::new(0),
+            };
+            let options = Options {
+                labs: 3,
+                ..Options::smoke()
+            };
+            let mut last = 0;
+            let report = run(&case, &options, |_, number, _| last = last.max(number)).unwrap();
+            assert_eq!((case.labs.get(), last), (3, 3));
+            // Both sides of the one that was held.
+            assert_eq!(report.results.len(), 2);
+            assert_eq!(report.results[0].rounds, 3);
+            assert_eq!(report.skipped.len(), 1);
+            assert!(!report.usable());
+        }
+    }
 }
