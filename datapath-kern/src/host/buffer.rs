@@ -164,7 +164,7 @@ impl Packet for Buffer {
             ..
         } = change;
         let new = if !self.partial {
-            changed(old, addresses, rest, optional)
+            changed(old, addresses, rest)
         } else if is_nothing(addresses) {
             old
         } else {

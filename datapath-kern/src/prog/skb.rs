@@ -158,7 +158,7 @@ impl Skb {
     /// where hardware has summed up the packet, the sum is another one now. What the IPv4 header itself
     /// adds to that is nothing, and an IPv6 header adds what the checksum takes away.
     #[inline(always)]
-    fn forget_sum(&mut self, addresses: u16) {
+    fn update_sum(&mut self, addresses: u16) {
         // SAFETY: a helper on the program's own context. It says whether there was such a sum.
         unsafe { bpf_csum_update(self.ctx, !u32::from(addresses)) };
     }
@@ -347,10 +347,15 @@ impl Packet for Skb {
             // Of segments it is the sum for what they will be cut from, whose length may be told
             // elsewhere.
             if !checksum::are_same(before, seed) && self.segment_bytes() == 0 {
-                let new = checksum::changed(before, addresses, rest, optional);
+                let new = checksum::changed(before, addresses, rest);
+                let new = if optional {
+                    checksum::mangled(new)
+                } else {
+                    new
+                };
                 self.write(offset, &new)?;
                 if !v6 && !checksum::is_nothing(addresses) {
-                    self.forget_sum(addresses);
+                    self.update_sum(addresses);
                 }
                 return Ok(());
             }

@@ -58,11 +58,10 @@ pub const fn adjust(checksum: u16, delta: u16) -> u16 {
     !fold(!checksum as u32 + delta as u32)
 }
 
-/// A checksum field after two differences of what it covers, of which either may be nothing;
-/// `optional`: zero stands for none.
+/// A checksum field after two differences of what it covers, of which either may be nothing.
 #[inline(always)]
 #[must_use]
-pub const fn changed(checksum: u16, addresses: u16, rest: u16, optional: bool) -> u16 {
+pub const fn changed(checksum: u16, addresses: u16, rest: u16) -> u16 {
     let mut new = checksum;
     if !is_nothing(addresses) {
         new = adjust(new, addresses);
@@ -70,7 +69,7 @@ pub const fn changed(checksum: u16, addresses: u16, rest: u16, optional: bool) -
     if !is_nothing(rest) {
         new = adjust(new, rest);
     }
-    if optional { mangled(new) } else { new }
+    new
 }
 
 /// A checksum as it is written where zero stands for none (RFC 768).
