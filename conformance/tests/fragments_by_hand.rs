@@ -31,7 +31,7 @@ use datapath_user::{Datapath, EarlyFragments};
 use pieces::cut;
 use running::{Lab, To};
 use socket2::{Domain, Type};
-use util::{OrPanic, at, both_families, gateway_mac, lab_name};
+use util::{OrPanic, at, both_families, lab_name, way_out};
 
 /// The port of the receiver.
 const RECEIVER: u16 = 9000;
@@ -70,14 +70,8 @@ fn received(socket: &UdpSocket, patience: Duration, wanted: usize) -> Vec<Vec<u8
 fn of_pod(lab: &Lab, pod: u8, to: SocketAddr, family: Family, id: u16) -> (RawPort, Vec<Vec<u8>>) {
     let namespace = lab.pod(1, usize::from(pod));
     let port = RawPort::open(namespace, UPLINK).or_panic();
-    let from = Place {
-        mac: port.mac(),
-        address: at(pod_address(1, pod, family), SENDER),
-    };
-    let to = Place {
-        mac: gateway_mac(namespace),
-        address: to,
-    };
+    let source = at(pod_address(1, pod, family), SENDER);
+    let [from, to] = way_out(namespace, &port, source, to);
     let frame = forge::udp(from, to, &[pod; BYTES]).or_panic();
     (port, cut(&frame, PIECE, id))
 }

@@ -18,10 +18,7 @@ use std::{
 use datapath_conformance::{
     Result,
     family::Family,
-    frame::{
-        Checksum, Direction, Frame, FrameSocket, Layer, Transport, forge, forge::Place,
-        verify_checksums,
-    },
+    frame::{Checksum, Direction, Frame, FrameSocket, Layer, Transport, forge, verify_checksums},
     netns::Namespace,
     offload::{self, Offload},
     paths::pod_address,
@@ -35,7 +32,7 @@ use datapath_kern::{
 use datapath_user::Datapath;
 use etherparse::{Icmpv4Type, Icmpv6Type, SlicedPacket, TransportSlice};
 use running::{Lab, To};
-use util::{OrPanic, at, both_families, gateway_mac, patient};
+use util::{OrPanic, at, both_families, patient, way_out};
 
 /// What a sender may leave to its interface. Cutting UDP is not among it: with a tunnel of its own
 /// the datapath sees to it that the sender's stack does that.
@@ -196,17 +193,11 @@ fn right_by_chance(lab: &Lab, family: Family) -> Result<()> {
     let mut sources = Vec::new();
     for (number, pod) in [(1, lab.pod(1, 1)), (2, lab.pod(1, 2))] {
         let mut port = RawPort::open(pod, UPLINK)?;
-        let from = Place {
-            mac: port.mac(),
-            address: at(pod_address(1, number, family), PORT),
-        };
-        let to = Place {
-            mac: gateway_mac(pod),
-            address: outside,
-        };
+        let source = at(pod_address(1, number, family), PORT);
+        let [from, to] = way_out(pod, &port, source, outside);
         let addresses = [from, to].map(|place| Addr::from(place.address.ip()));
-        let [source, destination] = &addresses;
-        let pseudo = checksum::fold(checksum::pseudo(source, destination, LENGTH, UDP));
+        let [by, whom] = &addresses;
+        let pseudo = checksum::fold(checksum::pseudo(by, whom, LENGTH, UDP));
         let field = |frame: &[u8]| {
             let at = frame.len() - usize::from(LENGTH) + 6;
             u16::from_ne_bytes([frame[at], frame[at + 1]])
@@ -244,14 +235,8 @@ fn changed_identifiers(lab: &Lab, family: Family) -> Result<()> {
     let mut asked = Vec::new();
     for (number, pod) in [(1, lab.pod(1, 1)), (2, lab.pod(1, 2))] {
         let mut port = RawPort::open(pod, UPLINK)?;
-        let from = Place {
-            mac: port.mac(),
-            address: at(pod_address(1, number, family), 0),
-        };
-        let to = Place {
-            mac: gateway_mac(pod),
-            address: outside,
-        };
+        let source = at(pod_address(1, number, family), 0);
+        let [from, to] = way_out(pod, &port, source, outside);
         let payload = format!("from the pod number {number}");
         port.send(&forge::echo_request(
             from,

@@ -19,8 +19,9 @@ use std::{
 
 use datapath_conformance::{
     family::Family,
+    frame::forge::Place,
     netns::Namespace,
-    probe::Options,
+    probe::{Options, RawPort},
     topology::{Fabric, LabName, NodePlan, Plan, plan::UPLINK},
 };
 
@@ -72,6 +73,12 @@ pub fn impatient() -> Options {
 
 pub fn at(address: IpAddr, port: u16) -> SocketAddr {
     SocketAddr::new(address, port)
+}
+
+/// Both ends of what a pod sends by its gateway.
+pub fn way_out(pod: &Namespace, port: &RawPort, from: SocketAddr, to: SocketAddr) -> [Place; 2] {
+    let end = |mac, address| Place { mac, address };
+    [end(port.mac(), from), end(gateway_mac(pod), to)]
 }
 
 /// The Ethernet address that a pod sends to.
